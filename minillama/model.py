@@ -1,0 +1,298 @@
+"""The Llama: parameters, forward, backward and KV cache. Short, because the layers do the work.
+
+The model ends with hidden states. A head stands on them: `logits` for the next token, and as well a reward or a value.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minillama import layers
+from minillama.backend import Array, Device, device_of, get_array_module, resolve_device, to_device, to_host
+from minillama.config import LlamaConfig
+from minillama.errors import MinillamaError, UsageError
+
+Params = dict[str, Array]
+
+
+class Llama:
+    """A Llama with its parameters: one flat dict under the names of Meta's checkpoints, matrices (outputs, inputs).
+
+    Query and key rows stand in Meta's interleaved order; `weights/` permutes what comes in another.
+    """
+
+    def __init__(self, config: LlamaConfig, params: Params) -> None:
+        """Raises MinillamaError where a parameter is missing, unexpected or of the wrong shape."""
+        check_params(config, params)
+        self.config = config
+        self.params = params
+        self._frequencies = layers.rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+        self._rotations: Array = None  # (positions so far, D/2) complex, grown as positions are met
+
+    @classmethod
+    def init(
+        cls, config: LlamaConfig, seed: int = 0, dtype: type = np.float32, device: Device | None = "cpu"
+    ) -> Llama:
+        """A model with fresh weights: N(0, 0.02²), the two matrices that write to the residual stream smaller by
+        √(2L) so that its variance does not grow with depth (GPT-2), norms 1. The same seed gives the same weights.
+        """
+        device = resolve_device(device)
+        rng = np.random.default_rng(seed)
+        params: Params = {}
+        for name, shape in config.param_shapes().items():
+            if len(shape) == 1:
+                value = np.ones(shape, dtype)
+            else:
+                std = 0.02 / (2 * config.n_layers) ** 0.5 if name.endswith(("wo.weight", "w2.weight")) else 0.02
+                value = (rng.standard_normal(shape, np.float64) * std).astype(dtype)
+            params[name] = to_device(value, device)
+        return cls(config, params)
+
+    @classmethod
+    def load(cls, source: str | Path, device: Device | None = "cpu", dtype: type = np.float32) -> Llama:
+        """The model at `source`: a path in any format that `weights/` reads, or a name from the catalog.
+
+        device None means cuda where it is usable. Raises MinillamaError for what cannot be read.
+        """
+        from minillama import catalog, weights
+
+        device = resolve_device(device)
+        checkpoint = weights.load(catalog.resolve(source), dtype=dtype)
+        return cls(checkpoint.config, {name: to_device(x, device) for name, x in checkpoint.params.items()})
+
+    def save(self, folder: str | Path) -> None:
+        """Write a checkpoint: a Hugging Face folder, which transformers opens as it is."""
+        from minillama import weights
+
+        params = {name: to_host(x) for name, x in self.params.items()}
+        weights.save(weights.Checkpoint(config=self.config, params=params), folder, to="huggingface")
+
+    @property
+    def device(self) -> Device:
+        """Where the parameters live."""
+        return device_of(self.params["norm.weight"])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of the parameters, and so of all arithmetic."""
+        return self.params["norm.weight"].dtype
+
+    def forward(
+        self, tokens: Array, *, mask: Array | None = None, cache: KVCache | None = None
+    ) -> tuple[Array, list | None]:
+        """Hidden states after the final norm.
+
+        tokens: (B, T) integers. mask: (B, T) bool, false where a token is padding, left or right: padding changes no
+        number of a real token. cache: continue after the positions it holds, and add these; padding is then the
+        cache's own (see KVCache), and nothing is kept for a backward pass. Returns hidden (B, T, C) and what
+        `backward` needs (None with a cache). Raises UsageError for tokens that are not in the vocabulary or do not fit.
+        """
+        config, p = self.config, self.params
+        tokens = self._check_tokens(tokens, cache)
+        if cache is None:
+            mask = None if mask is None else to_device(mask, self.device)
+            positions = _positions(tokens, mask)
+        else:
+            if mask is not None:
+                raise UsageError("a mask and a cache exclude each other: the cache knows its padding")
+            positions, mask = cache.extend(tokens.shape[1])
+        rotations = self._rotation_table(tokens.shape[1] if cache is None else cache.length)[positions]
+
+        x, embedded = layers.embedding(tokens, p["tok_embeddings.weight"])  # (B, T) -> (B, T, C)
+        blocks = []
+        for i in range(config.n_layers):
+            x, saved = self._block_forward(i, x, rotations, mask, cache)
+            blocks.append(saved)
+        hidden, normed = layers.rmsnorm(x, p["norm.weight"], config.norm_eps)
+        return hidden, None if cache is not None else [embedded, blocks, normed]
+
+    def backward(self, dhidden: Array, saved: list) -> Params:
+        """Gradient of every parameter that `forward` used, given that of its hidden states (B, T, C).
+
+        The heads' own gradients are added by the caller (`accumulate`); with tied embeddings both share a name.
+        `saved` is used up as it goes, so that memory falls while gradients are made.
+        """
+        embedded, blocks, normed = saved
+        grads: Params = {}
+        dx, grads["norm.weight"] = layers.rmsnorm_backward(dhidden, normed)
+        for i in reversed(range(self.config.n_layers)):
+            dx = self._block_backward(i, dx, blocks.pop(), grads)
+        grads["tok_embeddings.weight"] = layers.embedding_backward(dx, embedded)
+        return grads
+
+    def logits(self, hidden: Array) -> Array:
+        """The next-token head: hidden (..., C) -> unnormalised log-probabilities (..., V)."""
+        return layers.linear(hidden, self._head_weight())[0]
+
+    def logits_backward(self, dlogits: Array, hidden: Array) -> tuple[Array, Params]:
+        """Gradients of `logits`: dhidden (..., C), and the head's weight under the name it is stored by."""
+        dhidden, dweight = layers.linear_backward(dlogits, (hidden, self._head_weight()))
+        return dhidden, {self._head_name(): dweight}
+
+    def _block_forward(
+        self, i: int, x: Array, rotations: Array, mask: Array | None, cache: KVCache | None
+    ) -> tuple[Array, tuple | None]:
+        """One transformer block: x + attention(norm(x)), then x + feed_forward(norm(x))."""
+        config, w = self.config, self._block_weights(i)
+        B, T, _ = x.shape
+        D = config.head_dim
+
+        h, norm1 = layers.rmsnorm(x, w["attention_norm"], config.norm_eps)
+        q, wq = layers.linear(h, w["wq"])  # (B, T, C) -> (B, T, H*D)
+        k, wk = layers.linear(h, w["wk"])  # (B, T, C) -> (B, T, K*D)
+        v, wv = layers.linear(h, w["wv"])  # (B, T, C) -> (B, T, K*D)
+        q, rope_q = layers.rope(q.reshape(B, T, config.n_heads, D), rotations)
+        k, rope_k = layers.rope(k.reshape(B, T, config.n_kv_heads, D), rotations)
+        v = v.reshape(B, T, config.n_kv_heads, D)
+        if cache is not None:
+            k, v = cache.store(i, k, v)  # (B, T, K, D) -> (B, S, K, D)
+        out, attended = layers.attention(q, k, v, mask=mask, window=config.sliding_window, keep=cache is None)
+        out, wo = layers.linear(out.reshape(B, T, -1), w["wo"])  # (B, T, H*D) -> (B, T, C)
+        x = x + out
+
+        h, norm2 = layers.rmsnorm(x, w["ffn_norm"], config.norm_eps)
+        gate, w1 = layers.linear(h, w["w1"])  # (B, T, C) -> (B, T, F)
+        up, w3 = layers.linear(h, w["w3"])
+        h, act = layers.swiglu(gate, up)
+        out, w2 = layers.linear(h, w["w2"])  # (B, T, F) -> (B, T, C)
+        x = x + out
+        if cache is not None:
+            return x, None
+        return x, (norm1, wq, wk, wv, rope_q, rope_k, attended, wo, norm2, w1, w3, act, w2)
+
+    def _block_backward(self, i: int, dx: Array, saved: tuple, grads: Params) -> Array:
+        """The block read from its end: each residual sum hands dx to both of its terms. Fills `grads`."""
+        norm1, wq, wk, wv, rope_q, rope_k, attended, wo, norm2, w1, w3, act, w2 = saved
+        attention, feed_forward = f"layers.{i}.attention.", f"layers.{i}.feed_forward."
+        B, T, C = dx.shape
+
+        dh, grads[feed_forward + "w2.weight"] = layers.linear_backward(dx, w2)
+        dgate, dup = layers.swiglu_backward(dh, act)
+        dh, grads[feed_forward + "w1.weight"] = layers.linear_backward(dgate, w1)
+        dh_up, grads[feed_forward + "w3.weight"] = layers.linear_backward(dup, w3)
+        dh += dh_up  # h fed both matrices
+        dnorm, grads[f"layers.{i}.ffn_norm.weight"] = layers.rmsnorm_backward(dh, norm2)
+        dx = dx + dnorm
+
+        dout, grads[attention + "wo.weight"] = layers.linear_backward(dx, wo)
+        dq, dk, dv = layers.attention_backward(dout.reshape(B, T, -1, self.config.head_dim), attended)
+        dq = layers.rope_backward(dq, rope_q).reshape(B, T, -1)  # (B, T, H, D) -> (B, T, H*D)
+        dk = layers.rope_backward(dk, rope_k).reshape(B, T, -1)  # (B, T, K, D) -> (B, T, K*D)
+        dh, grads[attention + "wq.weight"] = layers.linear_backward(dq, wq)
+        dh_k, grads[attention + "wk.weight"] = layers.linear_backward(dk, wk)
+        dh_v, grads[attention + "wv.weight"] = layers.linear_backward(dv.reshape(B, T, -1), wv)
+        dh += dh_k  # h fed all three
+        dh += dh_v
+        dnorm, grads[f"layers.{i}.attention_norm.weight"] = layers.rmsnorm_backward(dh, norm1)
+        return dx + dnorm
+
+    def _block_weights(self, i: int) -> Params:
+        """The weights of block i, each under the last part of its name."""
+        p, block = self.params, f"layers.{i}."
+        names = {"attention_norm": "attention_norm", "ffn_norm": "ffn_norm"}
+        names |= {name: f"attention.{name}" for name in ("wq", "wk", "wv", "wo")}
+        names |= {name: f"feed_forward.{name}" for name in ("w1", "w2", "w3")}
+        return {name: p[f"{block}{path}.weight"] for name, path in names.items()}
+
+    def _head_name(self) -> str:
+        return "tok_embeddings.weight" if self.config.tie_embeddings else "output.weight"
+
+    def _head_weight(self) -> Array:
+        return self.params[self._head_name()]
+
+    def _rotation_table(self, length: int) -> Array:
+        """Rotations of at least the positions 0 … length-1; computed on the host, again when a longer text comes."""
+        if self._rotations is None or len(self._rotations) < length:
+            table = layers.rope_rotations(np.arange(length), self._frequencies, self.dtype.type)
+            self._rotations = to_device(table, self.device)
+        return self._rotations
+
+    def _check_tokens(self, tokens: Any, cache: KVCache | None) -> Array:
+        """`tokens` as an array beside the parameters, its shape and, where that costs no wait, its values checked."""
+        xp = get_array_module(self.params["norm.weight"])
+        if isinstance(tokens, (list, tuple, np.ndarray)):
+            tokens = np.asarray(tokens)
+            if tokens.dtype.kind not in "iu" or tokens.ndim != 2:
+                raise UsageError(f"tokens: expected integers (B, T), found {tokens.dtype} {tokens.shape}")
+            if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.config.vocab_size:
+                bad = tokens.max() if tokens.min() >= 0 else tokens.min()
+                raise UsageError(f"token {bad} is not in the vocabulary of {self.config.vocab_size}")
+        T = tokens.shape[1]
+        if tokens.size == 0:
+            raise UsageError("tokens: expected at least one token a row, found none")
+        if cache is None and T > self.config.max_seq_len:
+            raise UsageError(f"{T} tokens do not fit the context of {self.config.max_seq_len}")
+        if cache is not None and cache.used + T > cache.length:
+            raise UsageError(f"{cache.used} + {T} tokens do not fit the KV cache of {cache.length}")
+        return xp.asarray(tokens)
+
+
+class KVCache:
+    """Keys and values of the positions seen so far, for B sequences side by side, in memory taken once.
+
+    Prompts of unequal lengths are padded on the left: `pads[b]` leading slots of row b hold nothing and are never
+    seen, and row b's first real token has position 0. A slot is the same for all rows.
+    """
+
+    def __init__(self, config: LlamaConfig, batch: int, length: int, like: Array, pads: np.ndarray | None = None) -> None:
+        """length: slots, of which none is used yet. like: an array of the type and on the device to use."""
+        xp = get_array_module(like)
+        shape = (config.n_layers, batch, config.n_kv_heads, length, config.head_dim)  # (L, B, K, S, D)
+        self.keys, self.values = xp.empty(shape, like.dtype), xp.empty(shape, like.dtype)
+        self.length, self.used = length, 0
+        self.pads = None if pads is None or not np.any(pads) else xp.asarray(pads)[:, None]  # (B, 1)
+
+    def extend(self, T: int) -> tuple[Any, Array | None]:
+        """Take the next T slots. Returns their positions, a slice or (B, T), and the mask (B, S) of real keys."""
+        start, self.used = self.used, self.used + T
+        if self.pads is None:
+            return slice(start, self.used), None
+        xp = get_array_module(self.pads)
+        slots = xp.arange(self.used)
+        return xp.maximum(slots[start:] - self.pads, 0), slots >= self.pads
+
+    def store(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
+        """Put k and v (B, T, K, D) into the slots just taken; all of the layer's so far (B, S, K, D), as views."""
+        start = self.used - k.shape[1]
+        keys, values = self.keys[layer, :, :, : self.used], self.values[layer, :, :, : self.used]  # (B, K, S, D)
+        keys[:, :, start:] = k.swapaxes(1, 2)
+        values[:, :, start:] = v.swapaxes(1, 2)
+        return keys.swapaxes(1, 2), values.swapaxes(1, 2)
+
+    def select(self, rows: list[int]) -> None:
+        """Keep only these rows, in this order: sequences that are finished leave the batch."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        self.pads = None if self.pads is None else self.pads[rows]
+
+
+def check_params(config: LlamaConfig, params: Params) -> None:
+    """Raises MinillamaError with the first parameter that is missing, unexpected or of the wrong shape."""
+    shapes = config.param_shapes()
+    if missing := [name for name in shapes if name not in params]:
+        raise MinillamaError(f"missing parameter {missing[0]} ({len(missing)} of {len(shapes)} missing)")
+    if unexpected := [name for name in params if name not in shapes]:
+        raise MinillamaError(f"unexpected parameter {unexpected[0]} ({len(unexpected)} in all)")
+    for name, shape in shapes.items():
+        if tuple(params[name].shape) != shape:
+            raise MinillamaError(f"parameter {name}: expected shape {shape}, found {tuple(params[name].shape)}")
+
+
+def accumulate(grads: Params, more: Params) -> Params:
+    """Add `more` into `grads`, in place where a name is in both. Returns `grads`."""
+    for name, grad in more.items():
+        if name in grads:
+            grads[name] += grad
+        else:
+            grads[name] = grad
+    return grads
+
+
+def _positions(tokens: Array, mask: Array | None) -> Any:
+    """Position of each token among the real ones: a slice without padding, else (B, T)."""
+    if mask is None:
+        return slice(0, tokens.shape[1])
+    xp = get_array_module(mask)
+    return xp.maximum(xp.cumsum(mask, axis=1) - 1, 0)

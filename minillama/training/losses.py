@@ -1,0 +1,25 @@
+"""Losses: each runs the model forward, a head, and everything backward, and returns (loss, gradients)."""
+
+from __future__ import annotations
+
+from minillama import layers
+from minillama.backend import Array, to_device
+from minillama.model import Llama, Params, accumulate
+
+
+def next_token_loss(
+    model: Llama, tokens: Array, targets: Array, *, loss_mask: Array | None = None, mask: Array | None = None
+) -> tuple[Array, Params]:
+    """Mean cross-entropy of the next token, and its gradient for every parameter.
+
+    tokens, targets: (B, T) integers; targets[b, t] is the token that follows tokens[b, t]. loss_mask: (B, T) bool,
+    true where a target counts. mask: (B, T) bool, false where a token is padding. Returns the loss (0-d, nats) and a
+    dict under the parameters' names.
+    """
+    hidden, saved = model.forward(tokens, mask=mask)
+    logits = model.logits(hidden)
+    on_device = [None if x is None else to_device(x, model.device) for x in (targets, loss_mask)]
+    loss, saved_loss = layers.cross_entropy(logits, *on_device)
+    dlogits = layers.cross_entropy_backward(saved_loss)
+    dhidden, head_grads = model.logits_backward(dlogits, hidden)
+    return loss, accumulate(model.backward(dhidden, saved), head_grads)
