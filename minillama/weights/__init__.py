@@ -1,0 +1,61 @@
+"""Real checkpoints in and out: Hugging Face folders, Meta's folders, llama2.c `.bin`, GGUF."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from minillama.errors import MinillamaError
+from minillama.weights.checkpoint import Checkpoint, check_params
+
+__all__ = ["Checkpoint", "check_params", "detect_format", "load"]
+
+# format -> module with `load`; imported when needed, so that `import minillama` waits for no format library
+_MODULES = {
+    "huggingface": "minillama.weights.huggingface",
+    "meta": "minillama.weights.meta",
+    "llama2c": "minillama.weights.llama2c",
+    "gguf": "minillama.weights.gguf",
+}
+
+
+def detect_format(path: str | os.PathLike[str]) -> str:
+    """'huggingface', 'meta', 'llama2c' or 'gguf': what the content of `path` says, whatever its name.
+
+    Raises MinillamaError where nothing is there or nothing is recognised.
+    """
+    path = Path(path)
+    if path.is_dir():
+        for marker, name in (("config.json", "huggingface"), ("params.json", "meta")):
+            if (path / marker).is_file():
+                return name
+        raise MinillamaError(f"{path}: expected config.json (Hugging Face) or params.json (Meta) in it, found neither")
+    if not path.is_file():
+        raise MinillamaError(f"{path}: no such file or folder")
+    from minillama.weights import llama2c
+
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if start == b"GGUF":
+        return "gguf"
+    if path.suffix in (".safetensors", ".pth", ".json"):
+        raise MinillamaError(f"{path}: expected the folder that this file belongs to, found the file itself")
+    if llama2c.read_header(path) is not None:
+        return "llama2c"
+    raise MinillamaError(f"{path}: expected a GGUF or llama2.c file, found one that starts with {start!r}")
+
+
+def load(path: str | os.PathLike[str], dtype: DTypeLike = np.float32) -> Checkpoint:
+    """The checkpoint at `path`, its format found by content, its parameters as arrays of `dtype`.
+
+    Raises MinillamaError, in one line that names the file, for anything missing, broken or not a Llama.
+    """
+    path = Path(path)
+    try:
+        return import_module(_MODULES[detect_format(path)]).load(path, dtype)
+    except OSError as error:
+        raise MinillamaError(f"{error.filename or path}: cannot be read ({error.strerror})") from None

@@ -1,0 +1,218 @@
+"""Hugging Face folders: `config.json`, safetensors in one file or in shards, tokenizer files.
+
+Also the format of our own checkpoints. The names differ from Meta's, Q and K rows are in the half-split order
+(`rope_order`), and the way RoPE is described changed with transformers 5; both descriptions are read.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from minillama.config import LlamaConfig, RopeScaling
+from minillama.errors import MinillamaError
+from minillama.weights.checkpoint import Checkpoint, build_config
+from minillama.weights.reading import StoredTensor, fill, empty_aligned, plain, read_params
+from minillama.weights.rope_order import half_to_interleaved
+
+if TYPE_CHECKING:
+    from minillama.tokenizer import Tokenizer
+
+_LAYER_NAMES = {
+    "attention_norm": "input_layernorm",
+    "attention.wq": "self_attn.q_proj",
+    "attention.wk": "self_attn.k_proj",
+    "attention.wv": "self_attn.v_proj",
+    "attention.wo": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "feed_forward.w3": "mlp.up_proj",
+}
+_OTHER_NAMES = {
+    "tok_embeddings.weight": "model.embed_tokens.weight",
+    "norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+_ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
+
+
+def hf_name(name: str) -> str:
+    """Our name of a tensor -> its name in a Hugging Face file."""
+    if name in _OTHER_NAMES:
+        return _OTHER_NAMES[name]
+    _, layer, kind = name.removesuffix(".weight").split(".", 2)
+    return f"model.layers.{layer}.{_LAYER_NAMES[kind]}.weight"
+
+
+def load(path: Path, dtype: DTypeLike = np.float32) -> Checkpoint:
+    """The checkpoint in the folder `path`. Raises MinillamaError for what is broken or is no Llama."""
+    settings = _read_json(path / "config.json")
+    config = config_from_json(path / "config.json", settings)
+    stored = _stored_tensors(path)
+    # Buffers that old files carry: the RoPE frequencies, which the config determines.
+    ignored = {name for name in stored if name.endswith("rotary_emb.inv_freq")}
+    if config.tie_embeddings and "lm_head.weight" in stored:
+        _check_tied(path, stored)
+        ignored.add("lm_head.weight")
+    params = read_params(path, config, stored, dtype, hf_name, ignored)
+    for name in params:
+        if name.endswith((".wq.weight", ".wk.weight")):
+            params[name] = half_to_interleaved(params[name], config.head_dim)
+    return Checkpoint(config, params, format="huggingface")
+
+
+def config_from_json(source: Path, settings: dict[str, Any]) -> LlamaConfig:
+    """`LlamaConfig` from the content of a `config.json`. Raises MinillamaError, naming `source`."""
+    kind = settings.get("model_type")
+    if kind not in _ARCHITECTURES:
+        raise MinillamaError(f"{source}: expected model_type llama or mistral, found {kind!r}")
+    for key, allowed in {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}.items():
+        if settings.get(key, allowed) != allowed:
+            raise MinillamaError(f"{source}: expected {key} {allowed!r}, found {settings[key]!r}")
+    if quantization := settings.get("quantization_config"):
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        raise MinillamaError(f"{source}: expected weights in floating point, found quantization {method!r}")
+    required = {
+        "dim": "hidden_size",
+        "n_layers": "num_hidden_layers",
+        "n_heads": "num_attention_heads",
+        "ffn_dim": "intermediate_size",
+        "vocab_size": "vocab_size",
+    }
+    if missing := [key for key in required.values() if key not in settings]:
+        raise MinillamaError(f"{source}: expected {', '.join(missing)}, found no such key")
+    # What transformers assumes where a key is absent.
+    defaults: dict[str, Any] = {"num_key_value_heads": None, "max_position_embeddings": 2048, "sliding_window": None}
+    if kind == "mistral":
+        defaults = {"num_key_value_heads": 8, "max_position_embeddings": 131_072, "sliding_window": 4096}
+    settings = defaults | {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "head_dim": None} | settings
+    theta, scaling = _rope_from_json(source, settings)
+    return build_config(
+        source,
+        **{ours: settings[theirs] for ours, theirs in required.items()},
+        n_kv_heads=settings["num_key_value_heads"],
+        head_dim=settings["head_dim"],
+        max_seq_len=settings["max_position_embeddings"],
+        norm_eps=_number(source, "rms_norm_eps", settings["rms_norm_eps"]),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        sliding_window=settings["sliding_window"] if kind == "mistral" else None,
+        tie_embeddings=bool(settings["tie_word_embeddings"]),
+    )
+
+
+def _rope_from_json(source: Path, settings: dict[str, Any]) -> tuple[float, RopeScaling | None]:
+    """Theta and scaling, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before)."""
+    rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise MinillamaError(f"{source}: expected rope_parameters to be an object, found {rope!r}")
+    theta = _number(source, "rope_theta", rope.get("rope_theta", settings.get("rope_theta", 10_000.0)))
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return theta, None
+    if kind not in ("linear", "llama3"):
+        raise MinillamaError(f"{source}: expected rope type default, linear or llama3, found {kind!r}")
+    names = {"factor": "factor"}
+    if kind == "llama3":
+        names |= {"low_freq_factor": "low_freq_factor", "high_freq_factor": "high_freq_factor"}
+        names |= {"original_max_seq_len": "original_max_position_embeddings"}
+    values: dict[str, Any] = {ours: _number(source, theirs, rope.get(theirs)) for ours, theirs in names.items()}
+    if kind == "llama3":
+        values["original_max_seq_len"] = int(values["original_max_seq_len"])
+    try:
+        return theta, RopeScaling(kind, **values)
+    except MinillamaError as error:
+        raise MinillamaError(f"{source}: {error}") from None
+
+
+def _number(source: Path, key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise MinillamaError(f"{source}: expected {key} to be a number, found {value!r}")
+    return float(value)
+
+
+def _stored_tensors(path: Path) -> dict[str, StoredTensor]:
+    """Every tensor of the folder: of `model.safetensors`, or of the shards that the index names."""
+    single, index = path / "model.safetensors", path / "model.safetensors.index.json"
+    if single.is_file():
+        return _read_header(single)
+    if not index.is_file():
+        raise MinillamaError(f"{path}: expected model.safetensors or model.safetensors.index.json, found neither")
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise MinillamaError(
+            f"{index}: expected weight_map from tensor names to files, found {type(weight_map).__name__}"
+        )
+    stored: dict[str, StoredTensor] = {}
+    for shard in sorted(set(weight_map.values())):
+        if Path(shard).name != shard:
+            raise MinillamaError(f"{index}: expected files of the same folder, found {shard!r}")
+        if not (path / shard).is_file():
+            raise MinillamaError(f"{index}: expected the file {shard}, which is not there")
+        stored |= _read_header(path / shard)
+    return stored
+
+
+def _read_header(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of one safetensors file.
+
+    The library checks the header; the bytes are then read from the offsets in it, because the library would hold the
+    mapped file in memory beside the arrays.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except (SafetensorError, OSError, ValueError) as error:
+        raise MinillamaError(f"{path}: expected a safetensors file, found a broken one ({_one_line(error)})") from None
+    with open(path, "rb") as file:
+        header_bytes = struct.unpack("<Q", file.read(8))[0]
+        header = json.loads(file.read(header_bytes))
+    stored = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] not in ("F64", "F32", "F16", "BF16"):
+            raise MinillamaError(f"{path}: tensor {name}: expected F32, F16 or BF16, found {entry['dtype']}")
+        start = 8 + header_bytes + entry["data_offsets"][0]
+        stored[name] = plain(path, start, tuple(entry["shape"]), entry["dtype"])
+    return stored
+
+
+def _check_tied(path: Path, stored: dict[str, StoredTensor]) -> None:
+    """A folder whose config ties the embeddings may hold the output layer too, if it says the same."""
+    embedding, output = (stored.get(hf_name(name)) for name in ("tok_embeddings.weight", "output.weight"))
+    if embedding is None or output is None:
+        return
+    if embedding.shape == output.shape:
+        both = []
+        for tensor in (embedding, output):
+            both.append(empty_aligned(tensor.shape, np.float32))
+            fill(both[-1], "lm_head.weight", tensor)
+        if np.array_equal(*both):
+            return
+    raise MinillamaError(f"{path}: config.json ties lm_head.weight to the embeddings, found them different")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`. Raises MinillamaError, naming the file, and the line where it does not parse."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MinillamaError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise MinillamaError(f"{path}: expected JSON ({_one_line(error)})") from None
+    if not isinstance(content, dict):
+        raise MinillamaError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
