@@ -1,4 +1,4 @@
-"""Sphinx extension of the book: offline MathJax, chapter numbers, figures that follow the theme, notebooks to download."""
+"""Sphinx extension of the book: offline MathJax, chapter numbers, figures that follow the theme, notebooks."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import nbformat
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
-from sphinx.environment.collectors.toctree import TocTreeCollector
 from sphinx.util import logging
 from sphinx.util.fileutil import copy_asset
+from sphinx_external_toc.collectors import TocTreeCollectorWithStyles
 
 import minillama
 from minillama.book import INK, PALETTE
@@ -26,7 +26,7 @@ CHAPTER = re.compile(r"chapters/(\d+)_")
 
 
 def set_cache_path(app: Sphinx, config: Any) -> None:
-    """Keep executed cells under a folder named by the package's sources: a change of minillama runs the chapters anew."""
+    """Name the cache of executed cells by the package's sources: a change of minillama runs the chapters anew."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
@@ -35,9 +35,9 @@ def set_cache_path(app: Sphinx, config: Any) -> None:
 
 def number_chapters() -> None:
     """Give every chapter the number in its file name, so that figures and equations of 04_rope are 4.1, 4.2, ..."""
-    assign = TocTreeCollector.assign_section_numbers
+    assign = TocTreeCollectorWithStyles.assign_section_numbers
 
-    def assign_from_names(self: TocTreeCollector, env: BuildEnvironment) -> list[str]:
+    def assign_from_names(self: TocTreeCollectorWithStyles, env: BuildEnvironment) -> list[str]:
         rewritten = assign(self, env)
         for name, numbers in env.toc_secnumbers.items():
             if not (match := CHAPTER.match(name)):
@@ -52,10 +52,10 @@ def number_chapters() -> None:
                     node["secnumber"] = (chapter, *node["secnumber"][1:])
         return rewritten
 
-    TocTreeCollector.assign_section_numbers = assign_from_names  # type: ignore[method-assign]
+    TocTreeCollectorWithStyles.assign_section_numbers = assign_from_names  # type: ignore[method-assign]
 
 
-def require_alt_text(app: Sphinx, doctree: nodes.document, name: str) -> None:
+def require_alt_text(_app: Sphinx, doctree: nodes.document, name: str) -> None:
     """Warn of images without alternative text; the build treats warnings as errors."""
     for image in doctree.findall(nodes.image):
         if not image.get("alt", "").strip():
@@ -69,7 +69,7 @@ VARIABLES = {value.lower(): f"var(--fig-{name}, {value.lower()})" for name, valu
 COLOUR = re.compile("|".join(VARIABLES))
 
 
-def inline_figures(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+def inline_figures(app: Sphinx, _page: str, _template: str, context: dict[str, Any], _doctree: Any) -> None:
     """Put SVG figures into the page itself, where their colours follow the reader's choice of light or dark."""
     if "body" not in context:
         return
@@ -95,8 +95,8 @@ def inline_figures(app: Sphinx, page: str, template: str, context: dict[str, Any
     context["body"] = IMAGE.sub(inline, context["body"])
 
 
-def offer_notebook(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """Write the executed chapter beside its page as .ipynb, in the download menu and, where the project is public, Colab."""
+def offer_notebook(app: Sphinx, page: str, _template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Write the executed chapter beside its page as .ipynb; offer it in the menus, and on Colab where that can be."""
     executed = Path(app.outdir).parent / "jupyter_execute" / f"{page}.ipynb"
     if doctree is None or not executed.exists():
         return
@@ -125,7 +125,7 @@ def offer_notebook(app: Sphinx, page: str, template: str, context: dict[str, Any
         )
 
 
-def set_repository(app: Sphinx, config: Any) -> None:
+def set_repository(_app: Sphinx, config: Any) -> None:
     """Turn on the links to the repository where it is known."""
     if config.minillama_repository:
         config.html_theme_options |= {"repository_url": config.minillama_repository, "use_repository_button": True}
