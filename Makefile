@@ -26,8 +26,8 @@ test: $(READY) ## all tests that need no other engine (MINILLAMA_DATA=folder add
 chat: $(READY) ## bring SmolLM2-135M (93 MB) and talk to it
 	@$(BIN)/python -m minillama chat smollm2
 
-notebooks: $(READY) ## the chapters as .ipynb, beside the built pages
-	$(BIN)/python book/make_notebooks.py
+notebooks: book ## the executed chapters as .ipynb, beside the built pages: book/_build/html/chapters
+	@ls book/_build/html/chapters/*.ipynb
 
 lint: $(READY) ## style, formatting, types
 	$(BIN)/python -m ruff check .
