@@ -38,7 +38,7 @@ def use_style() -> None:
     set_matplotlib_formats("svg", metadata={"Date": None})
     mpl.rcParams.update(
         {
-            "figure.figsize": (7.2, 3.6),
+            "figure.figsize": (6.4, 3.6),
             "figure.constrained_layout.use": True,
             "figure.facecolor": "none",
             "savefig.facecolor": "none",
@@ -62,7 +62,7 @@ def use_style() -> None:
             "lines.linewidth": 2.0,
             "legend.frameon": False,
             "image.cmap": "cividis",
-            "font.size": 11.0,
+            "font.size": 12.0,
             "mathtext.fontset": "cm",
             "svg.fonttype": "path",  # the same letters on every machine
             "svg.hashsalt": "minillama",  # the same file on every build
