@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import DTypeLike
 
-from minillama.errors import MinillamaError
+from minillama.errors import MinillamaError, UsageError
+from minillama.weights import llama2c
 from minillama.weights.checkpoint import Checkpoint, check_params
+from minillama.weights.writing import as_dtype
 
-__all__ = ["Checkpoint", "check_params", "detect_format", "load"]
+__all__ = ["Checkpoint", "check_params", "detect_format", "load", "save"]
 
-# format -> module with `load`; imported when needed, so that `import minillama` waits for no format library
+# format -> module with `load` and `save`, imported when it is needed
 _MODULES = {
     "huggingface": "minillama.weights.huggingface",
     "meta": "minillama.weights.meta",
@@ -36,8 +38,6 @@ def detect_format(path: str | os.PathLike[str]) -> str:
         raise MinillamaError(f"{path}: expected config.json (Hugging Face) or params.json (Meta) in it, found neither")
     if not path.is_file():
         raise MinillamaError(f"{path}: no such file or folder")
-    from minillama.weights import llama2c
-
     with open(path, "rb") as file:
         start = file.read(4)
     if start == b"GGUF":
@@ -56,6 +56,29 @@ def load(path: str | os.PathLike[str], dtype: DTypeLike = np.float32) -> Checkpo
     """
     path = Path(path)
     try:
-        return import_module(_MODULES[detect_format(path)]).load(path, dtype)
+        return import_module(_MODULES[detect_format(path)]).load(path, as_dtype(dtype))
     except OSError as error:
         raise MinillamaError(f"{error.filename or path}: cannot be read ({error.strerror})") from None
+
+
+def save(
+    checkpoint: Checkpoint, path: str | os.PathLike[str], to: str | None = None, dtype: DTypeLike | None = None
+) -> None:
+    """Write `checkpoint` to `path`, beside first and then renamed.
+
+    to: 'huggingface' (a folder), 'gguf', 'llama2c' (the legacy `.bin` that run.c reads) or 'llama2c-v1'; None goes by
+    the ending of `path`: .gguf, .bin, else a Hugging Face folder. dtype: of the weights on disk; None keeps theirs.
+    Raises MinillamaError for parameters that do not fit the config, are not finite, or do not fit the format.
+    """
+    path = Path(path)
+    to = to or {".gguf": "gguf", ".bin": "llama2c"}.get(path.suffix, "huggingface")
+    if to not in ("huggingface", "gguf", "llama2c", "llama2c-v1"):
+        raise UsageError(f"unknown format {to!r}: expected huggingface, gguf, llama2c or llama2c-v1")
+    check_params(path, checkpoint.config, checkpoint.params)
+    on_disk = None if dtype is None else as_dtype(dtype)
+    if to in ("llama2c", "llama2c-v1"):
+        if on_disk not in (None, np.float32):
+            raise UsageError(f"{path}: llama2.c files hold float32, not {on_disk}")
+        llama2c.save(checkpoint, path, version=1 if to == "llama2c-v1" else 0)
+    else:
+        import_module(_MODULES[to]).save(checkpoint, path, on_disk)

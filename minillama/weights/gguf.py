@@ -26,6 +26,7 @@ from minillama.errors import MinillamaError, UsageError
 from minillama.layers import rope_frequencies
 from minillama.weights.checkpoint import Checkpoint, build_config
 from minillama.weights.reading import StoredTensor, check_extent, empty_aligned, fill, plain, read_params
+from minillama.weights.writing import host_array, replaced_file
 
 _LAYER_NAMES = {
     "attention_norm": "attn_norm",
@@ -61,10 +62,14 @@ def gguf_name(name: str) -> str:
 
 def load(path: Path, dtype: DTypeLike = np.float32) -> Checkpoint:
     """The checkpoint in the GGUF at `path`, dequantized. Raises MinillamaError for what is broken or is no Llama."""
+    from minillama.tokenizer import from_gguf
+
     metadata, stored = read_header(path)
     config = config_from_metadata(path, metadata, stored)
     params = read_params(path, config, stored, dtype, gguf_name, ignored={ROPE_FACTORS})
-    return Checkpoint(config, params, format="gguf")
+    has_tokenizer = metadata.get("tokenizer.ggml.model", "no_vocab") not in ("no_vocab", "none")
+    tokenizer = from_gguf(metadata, where=str(path)) if has_tokenizer else None
+    return Checkpoint(config, params, tokenizer, format="gguf")
 
 
 class _Cursor:
@@ -228,7 +233,10 @@ def config_from_metadata(path: Path, metadata: dict[str, Any], stored: dict[str,
 
 
 def _field(path: Path, metadata: dict[str, Any], key: str, kind: type, default: Any = None) -> Any:
-    """The value of `llama.{key}`, of `kind` int, float or str; `default` where it is absent, an error where that is None."""
+    """The value of `llama.{key}`, of `kind` int, float or str.
+
+    Where it is absent: `default`, or MinillamaError if that is None.
+    """
     value = metadata.get(f"llama.{key}")
     if value is None:
         if default is None:
@@ -280,3 +288,112 @@ def rope_factors(config: LlamaConfig, scaling: RopeScaling) -> np.ndarray:
     """(D/2,) float64: what `scaling` divides each RoPE frequency by."""
     plain_frequencies = rope_frequencies(config.head_dim, config.rope_theta)
     return plain_frequencies / rope_frequencies(config.head_dim, config.rope_theta, scaling)
+
+
+def save(checkpoint: Checkpoint, path: Path, dtype: DTypeLike | None = None) -> None:
+    """Write a GGUF that llama.cpp opens, tokenizer and chat template with it.
+
+    dtype: of the matrices, float32 or float16; None takes float16 where the parameters are. Norms are float32 always.
+    Raises MinillamaError, UsageError for another dtype.
+    """
+    from gguf import GGUFWriter
+
+    config, params = checkpoint.config, checkpoint.params
+    kept = np.float16 if params["norm.weight"].dtype == np.float16 else np.float32
+    matrices = np.dtype(kept if dtype is None else dtype)
+    if matrices not in (np.dtype(np.float32), np.dtype(np.float16)):
+        raise UsageError(f"{path}: a GGUF is written as float32 or float16, found {matrices.name}")
+    types = {
+        name: np.dtype(np.float32) if len(shape) == 1 else matrices for name, shape in config.param_shapes().items()
+    }
+    factors = None
+    if config.rope_scaling is not None and config.rope_scaling.kind == "llama3":
+        factors = rope_factors(config, config.rope_scaling).astype(np.float32)
+    with replaced_file(path) as partial:
+        writer = GGUFWriter(partial, "llama")
+        try:
+            for key, value in (_metadata(config, matrices) | _tokenizer_metadata(path, checkpoint)).items():
+                _add_value(writer, key, value)
+            if factors is not None:
+                writer.add_tensor_info(ROPE_FACTORS, factors.shape, factors.dtype, factors.nbytes)
+            for name, shape in config.param_shapes().items():
+                writer.add_tensor_info(gguf_name(name), shape, types[name], prod(shape) * types[name].itemsize)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            if factors is not None:
+                writer.write_tensor_data(factors)
+            for name in types:
+                writer.write_tensor_data(host_array(path, params, name, types[name]))
+        finally:
+            writer.close()
+
+
+def _metadata(config: LlamaConfig, dtype: np.dtype) -> dict[str, Any]:
+    scaling, theta = config.rope_scaling, config.rope_theta
+    if scaling is not None and scaling.kind == "ntk":
+        # llama.cpp has no name for a fixed NTK stretch, which is nothing but a larger theta.
+        theta *= scaling.factor ** (config.head_dim / max(config.head_dim - 2, 1))
+    fields: dict[str, Any] = {
+        "general.type": "model",
+        "general.file_type": 0 if dtype == np.float32 else 1,
+        "llama.block_count": config.n_layers,
+        "llama.context_length": config.max_seq_len,
+        "llama.embedding_length": config.dim,
+        "llama.feed_forward_length": config.ffn_dim,
+        "llama.attention.head_count": config.n_heads,
+        "llama.attention.head_count_kv": config.n_kv_heads,
+        "llama.attention.key_length": config.head_dim,
+        "llama.attention.value_length": config.head_dim,
+        "llama.attention.layer_norm_rms_epsilon": float(config.norm_eps),
+        "llama.rope.dimension_count": config.head_dim,
+        "llama.rope.freq_base": float(theta),
+        "llama.vocab_size": config.vocab_size,
+    }
+    if config.sliding_window is not None:
+        fields["llama.attention.sliding_window"] = config.sliding_window
+    if scaling is not None and scaling.kind == "linear":
+        fields |= {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": float(scaling.factor)}
+    if scaling is not None and scaling.kind == "llama3":
+        # llama.cpp reads the factors themselves, from a tensor; these three are how we find the rule again.
+        fields |= {
+            "llama.rope.scaling.original_context_length": scaling.original_max_seq_len,
+            "llama.rope.scaling.low_freq_factor": float(scaling.low_freq_factor),
+            "llama.rope.scaling.high_freq_factor": float(scaling.high_freq_factor),
+        }
+    return fields
+
+
+def _tokenizer_metadata(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """The tokenizer's own fields, with a token for every row of the embedding, which llama.cpp asks for."""
+    vocab_size = checkpoint.config.vocab_size
+    if checkpoint.tokenizer is None:
+        return {"tokenizer.ggml.model": "no_vocab"}
+    fields = checkpoint.tokenizer.gguf_fields()
+    missing = vocab_size - len(fields["tokenizer.ggml.tokens"])
+    if missing < 0:
+        found = vocab_size - missing
+        raise MinillamaError(f"{path}: expected a tokenizer of at most {vocab_size} tokens, found {found}")
+    padding: dict[str, list[Any]] = {
+        "tokens": [f"[PAD{vocab_size - missing + i}]" for i in range(missing)],
+        "scores": [-1e4] * missing,
+        "token_type": [5] * missing,  # unused
+    }
+    for key, values in padding.items():
+        if (name := f"tokenizer.ggml.{key}") in fields:
+            fields[name] = [*fields[name], *values]
+    return fields
+
+
+def _add_value(writer: Any, key: str, value: Any) -> None:
+    """One metadata value, in the type that llama.cpp reads that kind of value as."""
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    elif isinstance(value, str):
+        writer.add_string(key, value)
+    else:
+        writer.add_array(key, value)

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import json
 import struct
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from minillama.backend import Array
 from minillama.config import LlamaConfig, RopeScaling
 from minillama.errors import MinillamaError
 from minillama.weights.checkpoint import Checkpoint, build_config
-from minillama.weights.reading import StoredTensor, fill, empty_aligned, plain, read_params
-from minillama.weights.rope_order import half_to_interleaved
-
-if TYPE_CHECKING:
-    from minillama.tokenizer import Tokenizer
+from minillama.weights.reading import StoredTensor, empty_aligned, fill, plain, read_params
+from minillama.weights.rope_order import half_to_interleaved, interleaved_to_half
+from minillama.weights.writing import host_array, replaced_folder
 
 _LAYER_NAMES = {
     "attention_norm": "input_layernorm",
@@ -39,6 +39,7 @@ _OTHER_NAMES = {
     "norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
 }
+SHARD_BYTES = 4 << 30  # a larger model is saved in several files
 _ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
 
 
@@ -52,6 +53,8 @@ def hf_name(name: str) -> str:
 
 def load(path: Path, dtype: DTypeLike = np.float32) -> Checkpoint:
     """The checkpoint in the folder `path`. Raises MinillamaError for what is broken or is no Llama."""
+    from minillama.tokenizer import from_folder
+
     settings = _read_json(path / "config.json")
     config = config_from_json(path / "config.json", settings)
     stored = _stored_tensors(path)
@@ -64,7 +67,9 @@ def load(path: Path, dtype: DTypeLike = np.float32) -> Checkpoint:
     for name in params:
         if name.endswith((".wq.weight", ".wk.weight")):
             params[name] = half_to_interleaved(params[name], config.head_dim)
-    return Checkpoint(config, params, format="huggingface")
+    generation = path / "generation_config.json"
+    extra_files = {generation.name: generation.read_bytes()} if generation.is_file() else {}
+    return Checkpoint(config, params, from_folder(path), format="huggingface", extra_files=extra_files)
 
 
 def config_from_json(source: Path, settings: dict[str, Any]) -> LlamaConfig:
@@ -192,13 +197,120 @@ def _check_tied(path: Path, stored: dict[str, StoredTensor]) -> None:
     if embedding is None or output is None:
         return
     if embedding.shape == output.shape:
-        both = []
-        for tensor in (embedding, output):
-            both.append(empty_aligned(tensor.shape, np.float32))
-            fill(both[-1], "lm_head.weight", tensor)
-        if np.array_equal(*both):
+        first, second = (empty_aligned(tensor.shape, np.float32) for tensor in (embedding, output))
+        fill(first, "model.embed_tokens.weight", embedding)
+        fill(second, "lm_head.weight", output)
+        if np.array_equal(first, second):
             return
     raise MinillamaError(f"{path}: config.json ties lm_head.weight to the embeddings, found them different")
+
+
+def save(checkpoint: Checkpoint, path: Path, dtype: DTypeLike | None = None) -> None:
+    """Write a folder that transformers opens: config, weights, and tokenizer and chat template where there are any.
+
+    dtype: of the weights on disk, float32, bfloat16 or float16; None keeps theirs. Raises MinillamaError.
+    """
+    config, params = checkpoint.config, checkpoint.params
+    on_disk = np.dtype(params["norm.weight"].dtype if dtype is None else dtype)
+    with replaced_folder(path, _is_ours) as folder:
+        _write_tensors(path, folder, config, params, on_disk)
+        _write_json(folder / "config.json", config_to_json(checkpoint, on_disk))
+        if checkpoint.tokenizer is not None:
+            stops = sorted(checkpoint.tokenizer.stop_ids)
+            _write_json(
+                folder / "generation_config.json", {"bos_token_id": checkpoint.tokenizer.bos_id, "eos_token_id": stops}
+            )
+            checkpoint.tokenizer.save(folder)
+        for name, content in checkpoint.extra_files.items():
+            (folder / name).write_bytes(content)
+
+
+def config_to_json(checkpoint: Checkpoint, dtype: np.dtype) -> dict[str, Any]:
+    """The content of a `config.json`, with RoPE described in both ways, for transformers 5 and before."""
+    config, tokenizer = checkpoint.config, checkpoint.tokenizer
+    kind = "llama" if config.sliding_window is None else "mistral"
+    theta, rope = config.rope_theta, None
+    if config.rope_scaling is not None and config.rope_scaling.kind == "ntk":
+        # transformers has no name for a fixed NTK stretch, which is nothing but a larger theta.
+        theta = theta * config.rope_scaling.factor ** (config.head_dim / max(config.head_dim - 2, 1))
+    elif config.rope_scaling is not None:
+        rope = {"rope_type": config.rope_scaling.kind, "factor": config.rope_scaling.factor}
+        if config.rope_scaling.kind == "llama3":
+            rope |= {
+                "low_freq_factor": config.rope_scaling.low_freq_factor,
+                "high_freq_factor": config.rope_scaling.high_freq_factor,
+                "original_max_position_embeddings": config.rope_scaling.original_max_seq_len,
+            }
+    return {
+        "architectures": [_ARCHITECTURES[kind]],
+        "model_type": kind,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.dim,
+        "intermediate_size": config.ffn_dim,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": config.max_seq_len,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": theta,
+        "rope_scaling": rope,
+        "rope_parameters": {"rope_theta": theta, **(rope or {"rope_type": "default"})},
+        **(
+            {"sliding_window": config.sliding_window}
+            if kind == "mistral"
+            else {"attention_bias": False, "mlp_bias": False}
+        ),
+        "tie_word_embeddings": config.tie_embeddings,
+        "bos_token_id": None if tokenizer is None else tokenizer.bos_id,
+        "eos_token_id": None if tokenizer is None else tokenizer.eos_id,
+        "torch_dtype": dtype.name,
+    }
+
+
+def _write_tensors(path: Path, folder: Path, config: LlamaConfig, params: dict[str, Array], dtype: np.dtype) -> None:
+    """One file, or shards with an index: what is reordered or converted is in memory one shard at a time."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    shards: list[list[str]] = [[]]
+    room = SHARD_BYTES
+    for name, shape in config.param_shapes().items():
+        nbytes = prod(shape) * dtype.itemsize
+        if shards[-1] and nbytes > room:
+            shards.append([])
+            room = SHARD_BYTES
+        shards[-1].append(name)
+        room -= nbytes
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
+        tensors = {}
+        for name in names:
+            value = host_array(path, params, name, dtype)
+            if name.endswith((".wq.weight", ".wk.weight")):
+                value = interleaved_to_half(value, config.head_dim)
+            tensors[hf_name(name)] = value
+        try:
+            save_file(tensors, folder / file, metadata={"format": "pt"})  # transformers asks for this mark
+        except SafetensorError as error:
+            raise MinillamaError(f"{path}: cannot be written ({_one_line(error)})") from None
+        weight_map |= dict.fromkeys(tensors, file)
+    if len(shards) > 1:
+        total = {"total_size": config.param_count() * dtype.itemsize}
+        _write_json(folder / "model.safetensors.index.json", {"metadata": total, "weight_map": weight_map})
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file of an older checkpoint gives way to the new one's: all that transformers would read."""
+    if name.endswith((".safetensors", ".safetensors.index.json")) or name.startswith("tokenizer"):
+        return True
+    return name in ("config.json", "generation_config.json", "special_tokens_map.json", "chat_template.jinja")
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

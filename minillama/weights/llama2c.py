@@ -18,8 +18,10 @@ from numpy.typing import DTypeLike
 
 from minillama.config import LlamaConfig
 from minillama.errors import MinillamaError, UsageError
+from minillama.layers import rope_frequencies, rope_rotations
 from minillama.weights.checkpoint import Checkpoint, build_config
 from minillama.weights.reading import StoredTensor, plain, read_params
+from minillama.weights.writing import host_array, replaced_file
 
 if TYPE_CHECKING:
     from minillama.tokenizer import Tokenizer
@@ -128,10 +130,64 @@ def _stored_tensors(path: Path, config: LlamaConfig, version: int) -> dict[str, 
 
 
 def _tokenizer_beside(path: Path, config: LlamaConfig) -> Tokenizer | None:
-    """The tokenizer in the same folder: `tok512.bin`, named by its size as llama2.c does, or `tokenizer.bin`."""
+    """The tokenizer in the same folder, under the name for its size or as `tokenizer.bin`."""
     from minillama.tokenizer import from_llama2c
 
-    for name in (f"tok{config.vocab_size}.bin", "tokenizer.bin"):
-        if (candidate := path.parent / name).is_file():
+    for candidate in (_tokenizer_path(path, config.vocab_size), path.parent / "tokenizer.bin"):
+        if candidate.is_file():
             return from_llama2c(candidate, config.vocab_size)
     return None
+
+
+def _tokenizer_path(path: Path, vocab_size: int) -> Path:
+    """llama2.c's own names: `tokenizer.bin` is Llama 2's, of 32,000 pieces; others bear their size."""
+    return path.parent / ("tokenizer.bin" if vocab_size == 32_000 else f"tok{vocab_size}.bin")
+
+
+def save(checkpoint: Checkpoint, path: Path, version: int = 0) -> None:
+    """Write a `.bin` of `version` 0 (what `run.c` reads) or 1, and the tokenizer beside it as llama2.c reads it.
+
+    Raises UsageError for a config that the format, or the program that reads it, has no place for.
+    """
+    config = checkpoint.config
+    _check_expressible(path, config)
+    if checkpoint.tokenizer is not None:
+        _save_tokenizer_beside(path, checkpoint.tokenizer)
+    with replaced_file(path) as partial, open(partial, "wb") as file:
+        vocab_size = config.vocab_size if version == 1 or config.tie_embeddings else -config.vocab_size
+        sizes = (config.dim, config.ffn_dim, config.n_layers, config.n_heads, config.n_kv_heads, vocab_size)
+        header = _FIELDS.pack(*sizes, config.max_seq_len)
+        if version == 1:
+            header = struct.pack("<Ii", MAGIC, version) + header + bytes([config.tie_embeddings])
+        file.write(header.ljust(HEADER_BYTES[version], b"\0"))
+        for name in _tensor_order(config, version):
+            if name is None:
+                rotations = rope_rotations(np.arange(config.max_seq_len), rope_frequencies(config.head_dim))
+                for table in (rotations.real, rotations.imag):  # (max_seq_len, D/2) each
+                    file.write(np.ascontiguousarray(table, "<f4").data)
+            else:
+                file.write(host_array(path, checkpoint.params, name, np.dtype("<f4")).data)
+
+
+def _check_expressible(path: Path, config: LlamaConfig) -> None:
+    standard: dict[str, float | None] = {
+        "head_dim": config.dim // config.n_heads,
+        "norm_eps": 1e-5,
+        "rope_theta": 10_000.0,
+    }
+    standard |= {"rope_scaling": None, "sliding_window": None}
+    for name, expected in standard.items():
+        if (found := getattr(config, name)) != expected:
+            raise UsageError(f"{path}: llama2.c files have no field for {name}: expected {expected}, found {found}")
+
+
+def _save_tokenizer_beside(path: Path, tokenizer: Tokenizer) -> None:
+    """Write the tokenizer, unless a different one stands there: it belongs to another model of the folder."""
+    from minillama.tokenizer import save_llama2c
+
+    target = _tokenizer_path(path, tokenizer.vocab_size)
+    before = target.read_bytes() if target.is_file() else None
+    with replaced_file(target) as partial:
+        save_llama2c(tokenizer, partial)
+        if before is not None and partial.read_bytes() != before:
+            raise UsageError(f"{target}: expected this model's tokenizer or none, found another; use another folder")

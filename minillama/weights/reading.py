@@ -80,7 +80,7 @@ def fill(out: np.ndarray, name: str, tensor: StoredTensor) -> None:
         for start in range(0, n_rows, step):
             target = rows[start : start + step]
             data = buffer[: len(target) * row_bytes]
-            if file.readinto(data) != len(data):
+            if file.readinto(data.data) != len(data):
                 raise MinillamaError(f"{tensor.file}: tensor {name}: expected {tensor.nbytes} bytes, found fewer")
             with np.errstate(all="ignore"):  # a damaged scale overflows; check_finite says so in our words
                 target[...] = tensor.decode(data).reshape(target.shape)
