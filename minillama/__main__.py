@@ -1,0 +1,5 @@
+"""`python -m minillama` is the `minillama` command."""
+
+from minillama.cli import main
+
+main()
