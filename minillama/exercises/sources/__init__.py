@@ -1,0 +1,1 @@
+"""The marked sources of the exercises, one file a chapter."""

@@ -1,0 +1,110 @@
+"""Puts a learner's functions in the place of the package's, so that real weights run through them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from minillama.errors import MinillamaError
+from minillama.exercises.chapter import BadReturn, Chapter, Exercise, unpack
+from minillama.exercises.examine import explain_exception
+from minillama.exercises.skeleton import is_unwritten
+from minillama.exercises.worker import load_file
+from minillama.exercises.workspace import learner_file
+
+
+@contextmanager
+def swapped(folder: Path, chapters: list[Chapter]) -> Iterator[list[str]]:
+    """While it is open, the package runs the learner's functions; gives their names.
+
+    Raises MinillamaError when a file cannot be read or none of its functions is written. A backward pass is swapped
+    with its forward pass, whose `saved` it reads.
+    """
+    replacements: dict[tuple[Any, str], Any] = {}
+    names: list[str] = []
+    for chapter in chapters:
+        path = learner_file(folder, chapter)
+        module = _load(path)
+        written = {e.name for e in chapter.exercises if not is_unwritten(getattr(module, e.name, None))}
+        usable = [exercise for exercise in chapter.exercises if exercise.replaces]
+        if not any(exercise.name in written for exercise in usable):
+            first = usable[0]
+            raise MinillamaError(
+                f"nothing to run in {path.name} yet: write {first.name} first ({first.number}), or ask for a hint:"
+                f" minillama exercises hint {chapter.code}"
+            )
+        for exercise in usable:
+            forward = exercise.name.removesuffix("_backward")
+            if exercise.name in written and (forward == exercise.name or forward in written):
+                function = _guarded(getattr(module, exercise.name), exercise, path)
+                names.append(exercise.name)
+            elif exercise.name != forward and forward in written:
+                function = _missing(exercise, path)
+            else:
+                continue
+            assert exercise.replaces is not None
+            owner, attribute = _place(exercise.replaces)
+            replacements[owner, attribute] = exercise.adapt(function) if exercise.adapt else function
+    originals = {(owner, attribute): getattr(owner, attribute) for owner, attribute in replacements}
+    try:
+        for (owner, attribute), function in replacements.items():
+            setattr(owner, attribute, function)
+        yield names
+    finally:
+        for (owner, attribute), function in originals.items():
+            setattr(owner, attribute, function)
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise MinillamaError(f"{path}: no such file; `minillama exercises reset {path.stem[:4]}` writes a new one")
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise MinillamaError(f"{path.name} cannot be imported. {explain_exception(error, '', path)}") from error
+
+
+def _place(replaces: str) -> tuple[Any, str]:
+    """The object and attribute of 'minillama.model:Llama.forward'."""
+    module, _, dotted = replaces.partition(":")
+    owner: Any = import_module(module)
+    *parents, attribute = dotted.split(".")
+    for parent in parents:
+        owner = getattr(owner, parent)
+    return owner, attribute
+
+
+def _guarded(function: Callable[..., Any], exercise: Exercise, path: Path) -> Callable[..., Any]:
+    """`function`, its exceptions and missing results told in one line."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            result = function(*args, **kwargs)
+            unpack(result, exercise.returns, exercise.name)
+        except MinillamaError:
+            raise
+        except BadReturn as error:
+            raise MinillamaError(f"{path.name}: {error}") from error
+        except Exception as error:
+            text = explain_exception(error, exercise.name, path)
+            raise MinillamaError(f"{path.name}, your {exercise.name}: {text}") from error
+        return result
+
+    return call
+
+
+def _missing(exercise: Exercise, path: Path) -> Callable[..., Any]:
+    """In the place of a backward pass that is not written, where the learner's forward pass stands already."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        del args, kwargs
+        raise MinillamaError(
+            f"{path.name}: training needs {exercise.name} ({exercise.number}), which is not written yet"
+        )
+
+    return call
