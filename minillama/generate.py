@@ -127,13 +127,15 @@ def stream(
     stop_strings: Sequence[str] = (),
     tokenizer: Tokenizer | None = None,
     logprobs: bool = False,
+    cache: KVCache | None = None,
 ) -> Iterator[Step]:
     """Continue every prompt at once, yielding each token of each row as it is drawn.
 
     prompts: token ids, any lengths, at least one each. max_new_tokens: a row; None for as many as fit the context.
     A row ends at a token of stop_ids, at a text that contains one of stop_strings (which need the tokenizer), after
     max_new_tokens, or when the context is full: nothing of a prompt is ever dropped to make room. Without a tokenizer
-    the steps' texts are empty. Raises UsageError for prompts that are empty or leave no room for a token.
+    the steps' texts are empty. cache: of a single prompt, holding its first `cache.used` tokens already, with room for
+    all that may come; it then holds every token but the last, and serves again. Raises UsageError for prompts that are empty or leave no room for a token.
     """
     _check(model, prompts, max_new_tokens, stop_strings, tokenizer)
     context = model.config.max_seq_len
@@ -149,7 +151,7 @@ def stream(
         for prompt in prompts
     ]
 
-    for start in range(0, longest, PREFILL):
+    for start in range(cache.used, longest, PREFILL):
         hidden, _ = model.forward(padded[:, start : start + PREFILL], cache=cache)
     rows = list(range(len(prompts)))  # the row of each place in the batch
     alive = set(rows)
