@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,6 +80,24 @@ def check_params(source: Path, config: LlamaConfig, params: Mapping[str, Array])
     check_shapes(source, config, {name: tuple(value.shape) for name, value in params.items()})
     for name, value in params.items():
         check_finite(source, name, value)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`. Raises MinillamaError, naming the file, and the line where it does not parse."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MinillamaError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise MinillamaError(f"{path}: expected JSON ({one_line(error)})") from None
+    if not isinstance(content, dict):
+        raise MinillamaError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def one_line(error: Exception) -> str:
+    """An error's message without line breaks."""
+    return " ".join(str(error).split())
 
 
 def is_tied(params: Mapping[str, Array]) -> bool:

@@ -62,14 +62,20 @@ def gguf_name(name: str) -> str:
 
 def load(path: Path, dtype: DTypeLike = np.float32) -> Checkpoint:
     """The checkpoint in the GGUF at `path`, dequantized. Raises MinillamaError for what is broken or is no Llama."""
+    from minillama.chat import ChatTemplate
     from minillama.tokenizer import from_gguf
 
     metadata, stored = read_header(path)
     config = config_from_metadata(path, metadata, stored)
-    params = read_params(path, config, stored, dtype, gguf_name, ignored={ROPE_FACTORS})
     has_tokenizer = metadata.get("tokenizer.ggml.model", "no_vocab") not in ("no_vocab", "none")
     tokenizer = from_gguf(metadata, where=str(path)) if has_tokenizer else None
-    return Checkpoint(config, params, tokenizer, format="gguf")
+    template = metadata.get("tokenizer.chat_template")
+    if not isinstance(template, str | None):
+        raise MinillamaError(f"{path}: expected tokenizer.chat_template to be text, found {type(template).__name__}")
+    chat_template = ChatTemplate.from_source(template, f"{path}: chat template") if template else None
+    metadata.clear()  # a hundred thousand strings: their memory is free again before the weights come
+    params = read_params(path, config, stored, dtype, gguf_name, ignored={ROPE_FACTORS})
+    return Checkpoint(config, params, tokenizer, chat_template, format="gguf")
 
 
 class _Cursor:
@@ -370,6 +376,8 @@ def _tokenizer_metadata(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.tokenizer is None:
         return {"tokenizer.ggml.model": "no_vocab"}
     fields = checkpoint.tokenizer.gguf_fields()
+    if checkpoint.chat_template is not None:
+        fields["tokenizer.chat_template"] = checkpoint.chat_template.source
     missing = vocab_size - len(fields["tokenizer.ggml.tokens"])
     if missing < 0:
         found = vocab_size - missing

@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike
 from minillama.backend import Array
 from minillama.config import LlamaConfig, RopeScaling
 from minillama.errors import MinillamaError
-from minillama.weights.checkpoint import Checkpoint, build_config
+from minillama.weights.checkpoint import Checkpoint, build_config, one_line, read_json
 from minillama.weights.reading import StoredTensor, empty_aligned, fill, plain, read_params
 from minillama.weights.rope_order import half_to_interleaved, interleaved_to_half
 from minillama.weights.writing import host_array, replaced_folder
@@ -53,9 +53,10 @@ def hf_name(name: str) -> str:
 
 def load(path: Path, dtype: DTypeLike = np.float32) -> Checkpoint:
     """The checkpoint in the folder `path`. Raises MinillamaError for what is broken or is no Llama."""
+    from minillama.chat import ChatTemplate
     from minillama.tokenizer import from_folder
 
-    settings = _read_json(path / "config.json")
+    settings = read_json(path / "config.json")
     config = config_from_json(path / "config.json", settings)
     stored = _stored_tensors(path)
     # Buffers that old files carry: the RoPE frequencies, which the config determines.
@@ -63,13 +64,14 @@ def load(path: Path, dtype: DTypeLike = np.float32) -> Checkpoint:
     if config.tie_embeddings and "lm_head.weight" in stored:
         _check_tied(path, stored)
         ignored.add("lm_head.weight")
+    tokenizer, chat_template = from_folder(path), ChatTemplate.from_folder(path)
     params = read_params(path, config, stored, dtype, hf_name, ignored)
     for name in params:
         if name.endswith((".wq.weight", ".wk.weight")):
             params[name] = half_to_interleaved(params[name], config.head_dim)
     generation = path / "generation_config.json"
     extra_files = {generation.name: generation.read_bytes()} if generation.is_file() else {}
-    return Checkpoint(config, params, from_folder(path), format="huggingface", extra_files=extra_files)
+    return Checkpoint(config, params, tokenizer, chat_template, "huggingface", extra_files)
 
 
 def config_from_json(source: Path, settings: dict[str, Any]) -> LlamaConfig:
@@ -149,7 +151,7 @@ def _stored_tensors(path: Path) -> dict[str, StoredTensor]:
         return _read_header(single)
     if not index.is_file():
         raise MinillamaError(f"{path}: expected model.safetensors or model.safetensors.index.json, found neither")
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise MinillamaError(
             f"{index}: expected weight_map from tensor names to files, found {type(weight_map).__name__}"
@@ -176,7 +178,7 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
         with safe_open(path, framework="np"):
             pass
     except (SafetensorError, OSError, ValueError) as error:
-        raise MinillamaError(f"{path}: expected a safetensors file, found a broken one ({_one_line(error)})") from None
+        raise MinillamaError(f"{path}: expected a safetensors file, found a broken one ({one_line(error)})") from None
     with open(path, "rb") as file:
         header_bytes = struct.unpack("<Q", file.read(8))[0]
         header = json.loads(file.read(header_bytes))
@@ -221,6 +223,8 @@ def save(checkpoint: Checkpoint, path: Path, dtype: DTypeLike | None = None) -> 
                 folder / "generation_config.json", {"bos_token_id": checkpoint.tokenizer.bos_id, "eos_token_id": stops}
             )
             checkpoint.tokenizer.save(folder)
+        if checkpoint.chat_template is not None:
+            checkpoint.chat_template.save(folder)
         for name, content in checkpoint.extra_files.items():
             (folder / name).write_bytes(content)
 
@@ -295,7 +299,7 @@ def _write_tensors(path: Path, folder: Path, config: LlamaConfig, params: dict[s
         try:
             save_file(tensors, folder / file, metadata={"format": "pt"})  # transformers asks for this mark
         except SafetensorError as error:
-            raise MinillamaError(f"{path}: cannot be written ({_one_line(error)})") from None
+            raise MinillamaError(f"{path}: cannot be written ({one_line(error)})") from None
         weight_map |= dict.fromkeys(tensors, file)
     if len(shards) > 1:
         total = {"total_size": config.param_count() * dtype.itemsize}
@@ -311,20 +315,3 @@ def _is_ours(name: str) -> bool:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. Raises MinillamaError, naming the file, and the line where it does not parse."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MinillamaError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise MinillamaError(f"{path}: expected JSON ({_one_line(error)})") from None
-    if not isinstance(content, dict):
-        raise MinillamaError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
