@@ -135,7 +135,8 @@ def stream(
     A row ends at a token of stop_ids, at a text that contains one of stop_strings (which need the tokenizer), after
     max_new_tokens, or when the context is full: nothing of a prompt is ever dropped to make room. Without a tokenizer
     the steps' texts are empty. cache: of a single prompt, holding its first `cache.used` tokens already, with room for
-    all that may come; it then holds every token but the last, and serves again. Raises UsageError for prompts that are empty or leave no room for a token.
+    all that may come; it then holds every token but the last, and serves again. Raises UsageError for prompts that are
+    empty or leave no room for a token.
     """
     _check(model, prompts, max_new_tokens, stop_strings, tokenizer)
     context = model.config.max_seq_len
@@ -143,7 +144,9 @@ def stream(
     longest = max(lengths)
     room = [min(context - n, max_new_tokens if max_new_tokens is not None else context) for n in lengths]
     pads = np.array([longest - n for n in lengths])
-    cache = KVCache(model.config, len(prompts), longest + max(room) - 1, like=model.params["norm.weight"], pads=pads)
+    if cache is None:
+        size = longest + max(room) - 1
+        cache = KVCache(model.config, len(prompts), size, like=model.params["norm.weight"], pads=pads)
     padded = np.array([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
     rngs = [np.random.default_rng([seed, row]) for row in range(len(prompts))]
     texts = [
