@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Protocol
 
-from minillama.errors import MinillamaError
-
-Message = dict[str, str]  # role, content
+from minillama.chat import ChatTemplate, Message
+from minillama.errors import UsageError
+from minillama.generate import Sampling, stream
+from minillama.model import KVCache, Llama
+from minillama.tokenizer import Tokenizer
 
 HELP = """\
 /reset   forget the conversation
@@ -17,14 +18,60 @@ HELP = """\
 Ctrl-C stops an answer; what was said so far stays in the conversation."""
 
 
-class Answer(Protocol):
-    """Writes the answer to a conversation, piece by piece. Raises ContextFull where there is no room for one."""
-
-    def __call__(self, messages: list[Message]) -> Iterator[str]: ...
+ROOM = 64  # positions that an answer must have, or the conversation counts as too long
 
 
-class ContextFull(MinillamaError):
-    """The conversation leaves no room in the model's context for an answer."""
+class ContextFull(UsageError):
+    """The conversation leaves too little room in the model's context for an answer."""
+
+
+class Answerer:
+    """Writes answers to conversations. The KV cache stays, so that only what is new of a conversation is read.
+
+    seed: the same conversations in the same order get the same answers.
+    """
+
+    def __init__(
+        self,
+        model: Llama,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        sampling: Sampling,
+        seed: int,
+        max_new_tokens: int | None = None,
+    ) -> None:
+        self._model, self._tokenizer, self._template = model, tokenizer, template
+        self._sampling, self._seed, self._max_new_tokens = sampling, seed, max_new_tokens
+        self._cache = KVCache(model.config, 1, model.config.max_seq_len, like=model.params["norm.weight"])
+        self._cached: list[int] = []  # the tokens that the cache holds
+
+    def __call__(self, messages: list[Message]) -> Iterator[str]:
+        """The answer, piece by piece. Raises ContextFull, and UsageError for a message that could forge a turn."""
+        tokens = self._template.encode(messages, self._tokenizer).tokens
+        context = self._model.config.max_seq_len
+        if len(tokens) + min(ROOM, context // 4) > context:
+            raise ContextFull(f"the conversation has {len(tokens)} tokens, too many for a context of {context}")
+        # The last token is always read again: its logits are wanted.
+        self._cache.used = min(_common_prefix(self._cached, tokens), len(tokens) - 1)
+        said = list(tokens)
+        self._seed += 1
+        try:
+            for step in stream(
+                self._model,
+                [tokens],
+                max_new_tokens=self._max_new_tokens,
+                sampling=self._sampling,
+                seed=self._seed,
+                stop_ids=self._tokenizer.stop_ids,
+                tokenizer=self._tokenizer,
+                cache=self._cache,
+            ):
+                said.append(step.token)
+                yield step.text
+            if step.finish_reason == "context":
+                notice(f"(cut: the context of {context} tokens is full)")
+        finally:
+            self._cached = said[: self._cache.used]
 
 
 class ChatLoop:
@@ -34,7 +81,7 @@ class ChatLoop:
     stays. A single message that does not fit is refused and the conversation goes on without it.
     """
 
-    def __init__(self, answer: Answer, system: str | None = None) -> None:
+    def __init__(self, answer: Answerer, system: str | None = None) -> None:
         self._answer = answer
         self._start: list[Message] = [] if system is None else [{"role": "system", "content": system}]
         self.messages = list(self._start)
@@ -44,7 +91,7 @@ class ChatLoop:
         """Read and answer until the input ends or the user leaves."""
         if self._interactive:
             self._line_editing()
-            _notice("Ask anything. /help lists the commands, Ctrl-D leaves.")
+            notice("Ask anything. /help lists the commands, Ctrl-D leaves.")
         while (line := self._read()) is not None:
             line = line.strip()
             if line.startswith("/"):
@@ -65,7 +112,7 @@ class ChatLoop:
             except KeyboardInterrupt:
                 if not self._interactive:
                     raise
-                _notice("\n(Ctrl-D leaves)")
+                notice("\n(Ctrl-D leaves)")
 
     def _command(self, line: str) -> bool:
         """Obey a line that starts with a slash. False to leave."""
@@ -73,11 +120,11 @@ class ChatLoop:
             return False
         if line == "/reset":
             self.messages = list(self._start)
-            _notice("The conversation starts anew.")
+            notice("The conversation starts anew.")
         elif line == "/help":
-            _notice(HELP)
+            notice(HELP)
         else:
-            _notice(f"unknown command {line.split()[0]}: expected /reset, /help or /quit")
+            notice(f"unknown command {line.split()[0]}: expected /reset, /help or /quit")
         return True
 
     def _exchange(self, line: str) -> None:
@@ -90,8 +137,12 @@ class ChatLoop:
             except ContextFull as full:
                 if not self._forget_oldest():
                     self.messages.pop()
-                    _notice(f"{full}; the message was not sent")
+                    notice(f"{full}: the message was not sent")
                     return
+            except UsageError as refused:
+                self.messages.pop()
+                notice(f"{refused}: the message was not sent")
+                return
         if text:
             self.messages.append({"role": "assistant", "content": text})
         else:
@@ -102,12 +153,13 @@ class ChatLoop:
         text = ""
         try:
             for piece in pieces:
+                piece = piece if text else piece.lstrip()  # some tokenizers begin an answer with a space
                 text += piece
                 print(piece, end="", flush=True)
         except KeyboardInterrupt:
             if not self._interactive:
                 raise
-            _notice(" (stopped)")
+            notice(" (stopped)")
         print(flush=True)
         return text
 
@@ -117,7 +169,7 @@ class ChatLoop:
         if len(self.messages) - first < 3:
             return False
         del self.messages[first : first + 2]
-        _notice("(the context is full: the oldest exchange was forgotten)")
+        notice("(the context is full: the oldest exchange was forgotten)")
         return True
 
     @staticmethod
@@ -129,5 +181,11 @@ class ChatLoop:
             return
 
 
-def _notice(text: str) -> None:
+def notice(text: str) -> None:
+    """Something that is not part of the conversation: on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def _common_prefix(a: list[int], b: list[int]) -> int:
+    """How many tokens a and b begin with in common."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

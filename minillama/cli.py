@@ -232,6 +232,12 @@ def chat(
         str | None,
         typer.Option("--system", metavar="TEXT", help="Tell the model who it is.", show_default="its template's"),
     ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--template", metavar="llama2|chatml", help="For a model without one.", show_default="the model's"
+        ),
+    ] = None,
     max_new_tokens: Annotated[
         int | None,
         typer.Option("--max-new-tokens", metavar="N", min=1, help="Longest answer.", show_default="what fits"),
@@ -244,15 +250,15 @@ def chat(
     device: DeviceOption = None,
 ) -> None:
     """Talk with a model, turn by turn, in the template it was trained with. Reads lines from stdin when piped."""
+    from minillama.chat import builtin, require
     from minillama.chat_loop import Answerer, ChatLoop
     from minillama.generate import Sampling
 
     sampling = Sampling(temperature, top_k, top_p, min_p)
     seed = secrets.randbelow(2**31) if seed is None else seed
     llama, checkpoint = _load(model, device)
-    if checkpoint.chat_template is None:
-        raise UsageError(f"{model}: carries no chat template, so it cannot chat: expected a chat model (try generate)")
-    answer = Answerer(llama, checkpoint.tokenizer, checkpoint.chat_template, sampling, seed, max_new_tokens)
+    chat_template = builtin(template) if template else require(checkpoint.chat_template, model)
+    answer = Answerer(llama, checkpoint.tokenizer, chat_template, sampling, seed, max_new_tokens)
     ChatLoop(answer, system).run()
 
 
