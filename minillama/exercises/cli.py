@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from minillama.errors import UsageError
+
+if TYPE_CHECKING:
+    from minillama.exercises.chapter import Chapter, Exercise
 
 app = typer.Typer(
     name="exercises",
@@ -53,6 +57,8 @@ def check(chapter: ChapterArgument, folder: FolderOption = None) -> None:
 @app.command(epilog="Example: minillama exercises status")
 def status(folder: FolderOption = None) -> None:
     """Show how far you are, chapter by chapter."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from rich.console import Console
 
     from minillama.exercises.chapter import all_chapters
@@ -64,8 +70,9 @@ def status(folder: FolderOption = None) -> None:
     chapters = [chapter for chapter in all_chapters() if learner_file(found, chapter).is_file()]
     if not chapters:
         raise UsageError(f"{found}: no exercises there; `minillama exercises reset --folder {found}` writes them")
-    results = [(chapter, run_checks(chapter, learner_file(found, chapter))) for chapter in chapters]
-    Console().print(status_table(results))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        verdicts = list(pool.map(lambda chapter: run_checks(chapter, learner_file(found, chapter)), chapters))
+    Console().print(status_table(list(zip(chapters, verdicts, strict=True))))
 
 
 @app.command(epilog="Example: minillama exercises hint ch04 rope")
@@ -189,7 +196,7 @@ def _split(args: list[str]) -> tuple[list[str], list[str]]:
     return chapters, args[len(chapters) :]
 
 
-def _next_exercise(chapter, folder: Path):  # type: ignore[no-untyped-def]
+def _next_exercise(chapter: Chapter, folder: Path) -> Exercise | None:
     """The first exercise that is not solved, None when all are."""
     from minillama.exercises.runner import run_checks
     from minillama.exercises.workspace import learner_file

@@ -37,7 +37,10 @@ def describe(value: Any) -> str:
         return f"{value.dtype} {value.shape}"
     if isinstance(value, dict):
         return f"a dict of {len(value)} arrays"
-    return _short(value)
+    if callable(value):
+        return value.__name__
+    text = repr(value)
+    return text if len(text) <= 40 else f"a {type(value).__name__}"
 
 
 def _compare_dict(name: str, expected: dict[str, Any], got: Any) -> Difference | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +39,10 @@ class Raised:
 
 
 def examine(exercise: Exercise, own: Functions, solutions: SimpleNamespace, path: Path | None = None) -> Verdict:
-    """The verdict on `exercise` for the functions in `own`; `path` is the file they come from."""
+    """The verdict on `exercise` for the functions in `own`; `path` is the file they come from.
+
+    Where the exercise needs another one of the learner's that is not written, it is 'waiting'.
+    """
     function = getattr(own, exercise.name, None)
     if function is None:
         return _failed(exercise, f"The file has no function {exercise.name}; `reset` restores the skeleton.")
@@ -47,9 +52,8 @@ def examine(exercise: Exercise, own: Functions, solutions: SimpleNamespace, path
         return Verdict(exercise.name, "unwritten")
     if path is not None and function is exercise.solution:
         return _failed(exercise, f"This is minillama's own {exercise.name}; the fun is in writing yours.")
-    waiting = [name for name in exercise.needs if is_unwritten(getattr(own, name, None))]
-    if waiting:
-        return Verdict(exercise.name, "waiting", f"It is tried together with {', '.join(waiting)}: write that first.")
+    if any(is_unwritten(getattr(own, name, None)) for name in exercise.needs):
+        return Verdict(exercise.name, "waiting", waits_for(exercise))
 
     cases = list(exercise.cases(np.random.default_rng(0)))
     for case in cases:
@@ -68,13 +72,18 @@ def examine(exercise: Exercise, own: Functions, solutions: SimpleNamespace, path
     return Verdict(exercise.name, "solved")
 
 
+def waits_for(exercise: Exercise) -> str:
+    """Why nothing can be said about `exercise` yet."""
+    return f"after {', '.join(exercise.needs)}"
+
+
 def explain_exception(error: BaseException, name: str, path: Path | None) -> str:
     """Which line of the learner's file raised what. name: of the function that was called, '' for the file itself."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if path and frame.filename == str(path)]
     text = str(error).strip().splitlines()
     what = type(error).__name__ + (f": {text[0]}" if text else "")
     if isinstance(error, SyntaxError):
-        return f"Line {error.lineno}: {what}"
+        return f"Line {error.lineno}: SyntaxError: {error.msg}"
     if not frames:
         return f"Calling {name} raised {what}" if name else what
     last = frames[-1]
@@ -131,7 +140,7 @@ def _known_cause(exercise: Exercise, own: Functions, solutions: SimpleNamespace,
 
 def _outcome(exercise: Exercise, own: Functions, case: Case) -> dict[str, Any] | Raised:
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), contextlib.redirect_stdout(io.StringIO()):  # printed once already
             return exercise.run(own, copy.deepcopy(case))
     except BaseException as error:
         return Raised(type(error).__name__, str(error))

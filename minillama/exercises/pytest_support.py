@@ -21,7 +21,9 @@ def verify(path: Path, name: str) -> None:
     assert verdict is not None
     if verdict.state == "unwritten":
         pytest.fail(f"{name} is not written yet", pytrace=False)
-    if verdict.state == "waiting" or not verdict.name:
+    if verdict.state == "waiting":
+        pytest.fail(f"{name} is tried {verdict.message}, which is not right yet", pytrace=False)
+    if not verdict.name:
         pytest.fail(verdict.message, pytrace=False)
     if verdict.state == "failed":
         pytest.fail(explain(chapter.find(name), verdict, path), pytrace=False)

@@ -14,7 +14,7 @@ from typing import IO
 import minillama
 from minillama.errors import MinillamaError
 from minillama.exercises.chapter import Chapter
-from minillama.exercises.examine import Verdict
+from minillama.exercises.examine import Verdict, waits_for
 
 SECONDS = 3.0  # for one exercise, whose checks take milliseconds
 START_SECONDS = 60.0  # for Python and NumPy to start, on a machine that is busy
@@ -27,14 +27,19 @@ def run_checks(chapter: Chapter, path: Path, seconds: float = SECONDS) -> list[V
     """
     if not path.is_file():
         raise MinillamaError(f"{path}: no such file; `minillama exercises reset {chapter.code}` writes a new one")
-    verdicts: list[Verdict] = []
-    names = [exercise.name for exercise in chapter.exercises]
-    while len(verdicts) < len(names):  # once more after each exercise that had to be stopped
-        found = _run_worker(chapter, path.resolve(), names[len(verdicts) :], seconds)
-        verdicts += found
+    verdicts: dict[str, Verdict] = {}
+    while left := [exercise.name for exercise in chapter.exercises if exercise.name not in verdicts]:
+        found = _run_worker(chapter, path.resolve(), left, seconds)  # once more for each that had to be stopped
         if found[-1].name == "":  # the file itself cannot be read
             return [found[-1]]
-    return verdicts
+        verdicts |= {verdict.name: verdict for verdict in found}
+        # What is built on something that is not right yet is not held against the learner, and costs no more time.
+        for exercise in chapter.exercises:
+            needed = [verdicts.get(name) for name in exercise.needs]
+            verdict = verdicts.get(exercise.name)
+            if any(v and v.state != "solved" for v in needed) and (verdict is None or verdict.state == "failed"):
+                verdicts[exercise.name] = Verdict(exercise.name, "waiting", waits_for(exercise))
+    return [verdicts[exercise.name] for exercise in chapter.exercises]
 
 
 def _run_worker(chapter: Chapter, path: Path, names: list[str], seconds: float) -> list[Verdict]:

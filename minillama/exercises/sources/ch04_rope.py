@@ -79,7 +79,7 @@ def rotation_cases(_: np.random.Generator) -> Iterator[Case]:
     frequencies = layers.rope_frequencies(8)
     yield {"positions": np.arange(5), "frequencies": frequencies, "dtype": np.float64}
     yield {"positions": np.array([[3, 4], [0, 1]]), "frequencies": frequencies, "dtype": np.float64}
-    yield {"positions": np.array([100_000, 8_191]), "frequencies": frequencies, "dtype": np.float32}
+    yield {"positions": np.array([8_191, 123_457]), "frequencies": layers.rope_frequencies(6), "dtype": np.float32}
 
 
 chapter.exercise(

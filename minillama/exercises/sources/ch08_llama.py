@@ -31,7 +31,7 @@ V vocabulary. The ops of the other chapters are there: layers.linear, layers.rop
 each with its backward. Give one's `saved` to the other.""",
 )
 
-TINY = LlamaConfig(8, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=12, vocab_size=7, max_seq_len=16)
+TINY = LlamaConfig(6, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=4, ffn_dim=5, vocab_size=7, max_seq_len=16)
 
 
 # --- 8.1 parameters
