@@ -202,6 +202,7 @@ class _Rendering:
         typed = [tag for tag in TURN_NAMES - names.keys() if any(tag in content for content in contents)]
         if not typed and edges.isdisjoint("".join(contents)):
             return plain
+        edges |= {character for tag in typed for character in (tag[0], tag[-1])}
         harmless = self.text(self._with(lambda content: _without(content, edges)), add_generation_prompt)
         for tag in typed:  # turns of this template are plain text: nothing but refusal keeps them apart
             if tag in self.template.source or tag in harmless:

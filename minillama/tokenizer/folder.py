@@ -84,7 +84,7 @@ def write_sentencepiece(tokenizer: SentencePieceTokenizer, folder: Path) -> None
         "added_tokens": [
             {**_FLAGS, "id": i, "content": piece.text, "special": piece.type != USER_DEFINED}
             for i, piece in enumerate(pieces)
-            if piece.type in (CONTROL, UNKNOWN, USER_DEFINED)
+            if piece.type in (CONTROL, USER_DEFINED)
         ],
         "normalizer": {"type": "Sequence", "normalizers": _normalizers(tokenizer)},
         "post_processor": _post_processor(tokenizer),
@@ -128,11 +128,13 @@ def _normalizers(tokenizer: SentencePieceTokenizer) -> list[dict[str, Any]]:
         charsmap = base64.b64encode(spec.precompiled_charsmap).decode()
         steps.append({"type": "Precompiled", "precompiled_charsmap": charsmap})
     if spec.remove_extra_whitespaces:
-        steps.append({"type": "Replace", "pattern": {"Regex": "^ +| +$"}, "content": ""})
+        steps.append({"type": "Replace", "pattern": {"Regex": r"\A +"}, "content": ""})
         steps.append({"type": "Replace", "pattern": {"Regex": " +"}, "content": " "})
     if spec.add_dummy_prefix:
         steps.append({"type": "Prepend", "prepend": SPACE})
     steps.append({"type": "Replace", "pattern": {"String": " "}, "content": SPACE})
+    if spec.remove_extra_whitespaces:
+        steps.append({"type": "Replace", "pattern": {"Regex": SPACE + r"+\z"}, "content": ""})
     return steps
 
 

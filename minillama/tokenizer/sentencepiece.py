@@ -168,9 +168,10 @@ def _parse(model: bytes, where: str) -> Any:
         )
     seen: set[str] = set()
     for i, piece in enumerate(proto.pieces):
-        if not piece.piece or piece.piece in seen:
-            raise MinillamaError(f"{where}: piece {i} is {piece.piece!r}, expected a text that no other piece has")
-        seen.add(piece.piece)
+        text = piece.piece
+        if not isinstance(text, str) or not text or text in seen:  # protobuf gives bytes for what is not UTF-8
+            raise MinillamaError(f"{where}: piece {i} is {text!r}, expected a text that no other piece has")
+        seen.add(text)
         if not math.isfinite(piece.score):
             raise MinillamaError(f"{where}: piece {i} has score {piece.score}, expected a finite number")
         if piece.type == BYTE and byte_of_name(piece.piece) is None:
