@@ -14,7 +14,7 @@ from minillama.weights import llama2c
 from minillama.weights.checkpoint import Checkpoint, check_params
 from minillama.weights.writing import as_dtype
 
-__all__ = ["Checkpoint", "check_params", "detect_format", "load", "save"]
+__all__ = ["Checkpoint", "check_params", "detect_format", "inspect", "load", "save"]
 
 # format -> module with `load` and `save`, imported when it is needed
 _MODULES = {
@@ -54,11 +54,19 @@ def load(path: str | os.PathLike[str], dtype: DTypeLike = np.float32) -> Checkpo
 
     Raises MinillamaError, in one line that names the file, for anything missing, broken or not a Llama.
     """
-    path = Path(path)
+    return _load(Path(path), dtype, with_params=True)
+
+
+def inspect(path: str | os.PathLike[str]) -> Checkpoint:
+    """As `load`, without reading the weights: `params` is empty. Raises MinillamaError."""
+    return _load(Path(path), np.float32, with_params=False)
+
+
+def _load(path: Path, dtype: DTypeLike, with_params: bool) -> Checkpoint:
     try:
-        return import_module(_MODULES[detect_format(path)]).load(path, as_dtype(dtype))
+        return import_module(_MODULES[detect_format(path)]).load(path, as_dtype(dtype), with_params)
     except OSError as error:
-        raise MinillamaError(f"{error.filename or path}: cannot be read ({error.strerror})") from None
+        raise MinillamaError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from None
 
 
 def save(

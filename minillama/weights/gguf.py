@@ -60,7 +60,7 @@ def gguf_name(name: str) -> str:
     return f"blk.{layer}.{_LAYER_NAMES[kind]}.weight"
 
 
-def load(path: Path, dtype: DTypeLike = np.float32) -> Checkpoint:
+def load(path: Path, dtype: DTypeLike = np.float32, with_params: bool = True) -> Checkpoint:
     """The checkpoint in the GGUF at `path`, dequantized. Raises MinillamaError for what is broken or is no Llama."""
     from minillama.chat import ChatTemplate
     from minillama.tokenizer import from_gguf
@@ -74,7 +74,7 @@ def load(path: Path, dtype: DTypeLike = np.float32) -> Checkpoint:
         raise MinillamaError(f"{path}: expected tokenizer.chat_template to be text, found {type(template).__name__}")
     chat_template = ChatTemplate.from_source(template, f"{path}: chat template") if template else None
     metadata.clear()  # a hundred thousand strings: their memory is free again before the weights come
-    params = read_params(path, config, stored, dtype, gguf_name, ignored={ROPE_FACTORS})
+    params = read_params(path, config, stored, dtype, gguf_name, ignored={ROPE_FACTORS}) if with_params else {}
     return Checkpoint(config, params, tokenizer, chat_template, format="gguf")
 
 

@@ -51,27 +51,32 @@ def hf_name(name: str) -> str:
     return f"model.layers.{layer}.{_LAYER_NAMES[kind]}.weight"
 
 
-def load(path: Path, dtype: DTypeLike = np.float32) -> Checkpoint:
+def load(path: Path, dtype: DTypeLike = np.float32, with_params: bool = True) -> Checkpoint:
     """The checkpoint in the folder `path`. Raises MinillamaError for what is broken or is no Llama."""
     from minillama.chat import ChatTemplate
     from minillama.tokenizer import from_folder
 
     settings = read_json(path / "config.json")
     config = config_from_json(path / "config.json", settings)
+    tokenizer, chat_template = from_folder(path), ChatTemplate.from_folder(path)
+    params = _read_params(path, config, dtype) if with_params else {}
+    generation = path / "generation_config.json"
+    extra_files = {generation.name: generation.read_bytes()} if generation.is_file() else {}
+    return Checkpoint(config, params, tokenizer, chat_template, "huggingface", extra_files)
+
+
+def _read_params(path: Path, config: LlamaConfig, dtype: DTypeLike) -> dict[str, np.ndarray]:
     stored = _stored_tensors(path)
     # Buffers that old files carry: the RoPE frequencies, which the config determines.
     ignored = {name for name in stored if name.endswith("rotary_emb.inv_freq")}
     if config.tie_embeddings and "lm_head.weight" in stored:
         _check_tied(path, stored)
         ignored.add("lm_head.weight")
-    tokenizer, chat_template = from_folder(path), ChatTemplate.from_folder(path)
     params = read_params(path, config, stored, dtype, hf_name, ignored)
     for name in params:
         if name.endswith((".wq.weight", ".wk.weight")):
-            params[name] = half_to_interleaved(params[name], config.head_dim)
-    generation = path / "generation_config.json"
-    extra_files = {generation.name: generation.read_bytes()} if generation.is_file() else {}
-    return Checkpoint(config, params, tokenizer, chat_template, "huggingface", extra_files)
+            params[name][...] = half_to_interleaved(params[name], config.head_dim)
+    return params
 
 
 def config_from_json(source: Path, settings: dict[str, Any]) -> LlamaConfig:

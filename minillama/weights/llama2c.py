@@ -101,8 +101,11 @@ def _config(path: Path, sizes: tuple[int, ...], tied: bool) -> LlamaConfig:
     )
 
 
-def load(path: Path, dtype: DTypeLike = np.float32) -> Checkpoint:
-    """The checkpoint in the `.bin` at `path`, with the tokenizer found beside it. Raises MinillamaError."""
+def load(path: Path, dtype: DTypeLike = np.float32, with_params: bool = True) -> Checkpoint:
+    """The checkpoint in the `.bin` at `path`, with the tokenizer found beside it. Raises MinillamaError.
+
+    with_params: False leaves the parameters out, as in every `load` of this package.
+    """
     header = read_header(path)
     if header is None:
         raise MinillamaError(f"{path}: expected a llama2.c header, found none")
@@ -112,7 +115,7 @@ def load(path: Path, dtype: DTypeLike = np.float32) -> Checkpoint:
     expected, found = HEADER_BYTES[version] + 4 * values, path.stat().st_size
     if expected != found:
         raise MinillamaError(f"{path}: expected {expected} bytes for the sizes in its header, found {found}")
-    params = read_params(path, config, _stored_tensors(path, config, version), dtype)
+    params = read_params(path, config, _stored_tensors(path, config, version), dtype) if with_params else {}
     return Checkpoint(
         config, params, _tokenizer_beside(path, config), format="llama2c" if version == 0 else "llama2c-v1"
     )

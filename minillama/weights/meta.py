@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _IGNORED = {"rope.freqs"}  # the RoPE frequencies, which the config determines
 
 
-def load(path: Path, dtype: DTypeLike = np.float32) -> Checkpoint:
+def load(path: Path, dtype: DTypeLike = np.float32, with_params: bool = True) -> Checkpoint:
     """The checkpoint in Meta's folder `path`, its slices put together. Raises MinillamaError."""
     files = sorted(path.glob("consolidated.*.pth"))
     if not files or [file.name for file in files] != [f"consolidated.{i:02d}.pth" for i in range(len(files))]:
@@ -40,17 +40,27 @@ def load(path: Path, dtype: DTypeLike = np.float32) -> Checkpoint:
     axes = {name: _cut_axis(path, name, tensors, settings) for name, tensors in slices.items()}
     shapes = {name: _whole_shape(tensors, axes[name]) for name, tensors in slices.items()}
     config = config_from_params(path / "params.json", settings, shapes)
-    check_shapes(path, config, shapes)
+    params = _read_params(path, config, slices, axes, dtype) if with_params else {}
+    return Checkpoint(config, params, _tokenizer(path), format="meta")
+
+
+def _read_params(
+    path: Path,
+    config: LlamaConfig,
+    slices: dict[str, list[StoredTensor]],
+    axes: dict[str, int | None],
+    dtype: DTypeLike,
+) -> dict[str, np.ndarray]:
+    check_shapes(path, config, {name: _whole_shape(tensors, axes[name]) for name, tensors in slices.items()})
     for name, tensors in slices.items():
         for tensor in tensors:
             check_extent(name, tensor)
-    tokenizer = _tokenizer(path)
     params = {}
     for name, shape in config.param_shapes().items():
         params[name] = empty_aligned(shape, dtype)
         for piece, tensor in _placed(params[name], slices[name], axes[name]):
             fill(piece, name, tensor)
-    return Checkpoint(config, params, tokenizer, format="meta")
+    return params
 
 
 def _by_name(files: list[Path]) -> dict[str, list[StoredTensor]]:
