@@ -32,7 +32,7 @@ class RopeScaling:
             raise UsageError(f"rope scaling factor {self.factor}: expected a number of at least 1")
         if self.kind == "llama3" and not 0 < self.low_freq_factor < self.high_freq_factor:
             raise UsageError(
-                f"rope scaling frequency factors {self.low_freq_factor}, {self.high_freq_factor}: expected 0 < low < high"
+                f"rope scaling frequency factors {self.low_freq_factor}, {self.high_freq_factor}: expected low < high"
             )
         if self.original_max_seq_len < 1:
             raise UsageError(f"rope scaling original_max_seq_len {self.original_max_seq_len}: expected at least 1")
@@ -77,7 +77,9 @@ class LlamaConfig:
         if self.n_heads % self.n_kv_heads:
             raise UsageError(f"config n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}")
         if not self.norm_eps > 0 or not self.rope_theta > 0:
-            raise UsageError(f"config norm_eps {self.norm_eps}, rope_theta {self.rope_theta}: expected positive numbers")
+            raise UsageError(
+                f"config norm_eps {self.norm_eps}, rope_theta {self.rope_theta}: expected positive numbers"
+            )
         if self.sliding_window is not None and self.sliding_window < 1:
             raise UsageError(f"config sliding_window {self.sliding_window}: expected a positive integer or None")
 
@@ -143,9 +145,7 @@ def _llama2(dim: int, n_layers: int, n_heads: int, ffn_dim: int, n_kv_heads: int
 
 
 def _stories(dim: int, n_layers: int, n_heads: int, ffn_dim: int, max_seq_len: int) -> LlamaConfig:
-    return LlamaConfig(
-        dim, n_layers, n_heads, ffn_dim, vocab_size=32_000, max_seq_len=max_seq_len, tie_embeddings=True
-    )
+    return LlamaConfig(dim, n_layers, n_heads, ffn_dim, vocab_size=32_000, max_seq_len=max_seq_len, tie_embeddings=True)
 
 
 _LLAMA2 = {
@@ -154,14 +154,22 @@ _LLAMA2 = {
     "llama2-34b": _llama2(8192, 48, 64, 22_016, n_kv_heads=8),  # never released; the shape of Code Llama 34B
     "llama2-70b": _llama2(8192, 80, 64, 28_672, n_kv_heads=8),
 }
+
+
 # Code Llama is Llama 2 trained on with theta 1,000,000 and a context of 16,384; 16 infilling tokens were added to the
 # vocabulary of 7B and 13B (arXiv:2308.12950).
-_CODE = {"rope_theta": 1e6, "max_seq_len": 16_384}
-_LLAMA3_8B = LlamaConfig(
-    4096, 32, 32, 14_336, vocab_size=128_256, n_kv_heads=8, max_seq_len=8192, rope_theta=500_000.0
-)
+def _code(config: LlamaConfig, vocab_size: int = 32_016) -> LlamaConfig:
+    return replace(config, vocab_size=vocab_size, rope_theta=1e6, max_seq_len=16_384)
+
+
+_LLAMA3_8B = LlamaConfig(4096, 32, 32, 14_336, vocab_size=128_256, n_kv_heads=8, max_seq_len=8192, rope_theta=500_000.0)
 _LLAMA3_70B = replace(_LLAMA3_8B, dim=8192, n_layers=80, n_heads=64, head_dim=128, ffn_dim=28_672)
-_LLAMA31 = {"max_seq_len": 131_072, "rope_scaling": RopeScaling("llama3", factor=8.0)}
+
+
+def _llama31(config: LlamaConfig) -> LlamaConfig:
+    return replace(config, max_seq_len=131_072, rope_scaling=RopeScaling("llama3", factor=8.0))
+
+
 _SMOLLM2 = LlamaConfig(
     576, 30, 9, 1536, vocab_size=49_152, n_kv_heads=3, max_seq_len=8192, rope_theta=100_000.0, tie_embeddings=True
 )
@@ -172,9 +180,9 @@ PRESETS: dict[str, LlamaConfig] = {
     "llama1-33b": _llama1(6656, 60, 52, 17_920),
     "llama1-65b": _llama1(8192, 80, 64, 22_016),
     **_LLAMA2,
-    "codellama-7b": replace(_LLAMA2["llama2-7b"], vocab_size=32_016, **_CODE),
-    "codellama-13b": replace(_LLAMA2["llama2-13b"], vocab_size=32_016, **_CODE),
-    "codellama-34b": replace(_LLAMA2["llama2-34b"], **_CODE),
+    "codellama-7b": _code(_LLAMA2["llama2-7b"]),
+    "codellama-13b": _code(_LLAMA2["llama2-13b"]),
+    "codellama-34b": _code(_LLAMA2["llama2-34b"], vocab_size=32_000),
     "codellama-70b": replace(_LLAMA2["llama2-70b"], vocab_size=32_016, rope_theta=1e4, max_seq_len=2048),
     "tinyllama-1.1b": LlamaConfig(2048, 22, 32, 5632, vocab_size=32_000, n_kv_heads=4, max_seq_len=2048),
     "mistral-7b": LlamaConfig(
@@ -182,8 +190,8 @@ PRESETS: dict[str, LlamaConfig] = {
     ),
     "llama3-8b": _LLAMA3_8B,
     "llama3-70b": _LLAMA3_70B,
-    "llama3.1-8b": replace(_LLAMA3_8B, **_LLAMA31),
-    "llama3.1-70b": replace(_LLAMA3_70B, **_LLAMA31),
+    "llama3.1-8b": _llama31(_LLAMA3_8B),
+    "llama3.1-70b": _llama31(_LLAMA3_70B),
     "smollm2-135m": _SMOLLM2,
     "smollm2-360m": replace(_SMOLLM2, dim=960, n_layers=32, n_heads=15, n_kv_heads=5, ffn_dim=2560),
     "smollm2-1.7b": replace(

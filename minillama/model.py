@@ -33,9 +33,7 @@ class Llama:
         self._rotations: Array = None  # (positions so far, D/2) complex, grown as positions are met
 
     @classmethod
-    def init(
-        cls, config: LlamaConfig, seed: int = 0, dtype: type = np.float32, device: Device | None = "cpu"
-    ) -> Llama:
+    def init(cls, config: LlamaConfig, seed: int = 0, dtype: type = np.float32, device: Device | None = "cpu") -> Llama:
         """A model with fresh weights: N(0, 0.02²), the two matrices that write to the residual stream smaller by
         √(2L) so that its variance does not grow with depth (GPT-2), norms 1. The same seed gives the same weights.
         """
@@ -44,11 +42,10 @@ class Llama:
         params: Params = {}
         for name, shape in config.param_shapes().items():
             if len(shape) == 1:
-                value = np.ones(shape, dtype)
-            else:
-                std = 0.02 / (2 * config.n_layers) ** 0.5 if name.endswith(("wo.weight", "w2.weight")) else 0.02
-                value = (rng.standard_normal(shape, np.float64) * std).astype(dtype)
-            params[name] = to_device(value, device)
+                params[name] = to_device(np.ones(shape, dtype), device)
+                continue
+            std = 0.02 / (2 * config.n_layers) ** 0.5 if name.endswith(("wo.weight", "w2.weight")) else 0.02
+            params[name] = to_device((rng.standard_normal(shape) * std).astype(dtype), device)
         return cls(config, params)
 
     @classmethod
@@ -69,6 +66,11 @@ class Llama:
 
         params = {name: to_host(x) for name, x in self.params.items()}
         weights.save(weights.Checkpoint(config=self.config, params=params), folder, to="huggingface")
+
+    @property
+    def xp(self) -> Any:
+        """The array library of the parameters: numpy or cupy."""
+        return get_array_module(self.params["norm.weight"])
 
     @property
     def device(self) -> Device:
@@ -93,7 +95,7 @@ class Llama:
         config, p = self.config, self.params
         tokens = self._check_tokens(tokens, cache)
         if cache is None:
-            mask = None if mask is None else to_device(mask, self.device)
+            mask = None if mask is None else self.xp.asarray(mask)
             positions = _positions(tokens, mask)
         else:
             if mask is not None:
@@ -167,7 +169,7 @@ class Llama:
         """The block read from its end: each residual sum hands dx to both of its terms. Fills `grads`."""
         norm1, wq, wk, wv, rope_q, rope_k, attended, wo, norm2, w1, w3, act, w2 = saved
         attention, feed_forward = f"layers.{i}.attention.", f"layers.{i}.feed_forward."
-        B, T, C = dx.shape
+        B, T, _ = dx.shape
 
         dh, grads[feed_forward + "w2.weight"] = layers.linear_backward(dx, w2)
         dgate, dup = layers.swiglu_backward(dh, act)
@@ -207,12 +209,11 @@ class Llama:
         """Rotations of at least the positions 0 … length-1; computed on the host, again when a longer text comes."""
         if self._rotations is None or len(self._rotations) < length:
             table = layers.rope_rotations(np.arange(length), self._frequencies, self.dtype.type)
-            self._rotations = to_device(table, self.device)
+            self._rotations = self.xp.asarray(table)
         return self._rotations
 
     def _check_tokens(self, tokens: Any, cache: KVCache | None) -> Array:
         """`tokens` as an array beside the parameters, its shape and, where that costs no wait, its values checked."""
-        xp = get_array_module(self.params["norm.weight"])
         if isinstance(tokens, (list, tuple, np.ndarray)):
             tokens = np.asarray(tokens)
             if tokens.dtype.kind not in "iu" or tokens.ndim != 2:
@@ -227,7 +228,7 @@ class Llama:
             raise UsageError(f"{T} tokens do not fit the context of {self.config.max_seq_len}")
         if cache is not None and cache.used + T > cache.length:
             raise UsageError(f"{cache.used} + {T} tokens do not fit the KV cache of {cache.length}")
-        return xp.asarray(tokens)
+        return self.xp.asarray(tokens)
 
 
 class KVCache:
@@ -237,7 +238,9 @@ class KVCache:
     seen, and row b's first real token has position 0. A slot is the same for all rows.
     """
 
-    def __init__(self, config: LlamaConfig, batch: int, length: int, like: Array, pads: np.ndarray | None = None) -> None:
+    def __init__(
+        self, config: LlamaConfig, batch: int, length: int, like: Array, pads: np.ndarray | None = None
+    ) -> None:
         """length: slots, of which none is used yet. like: an array of the type and on the device to use."""
         xp = get_array_module(like)
         shape = (config.n_layers, batch, config.n_kv_heads, length, config.head_dim)  # (L, B, K, S, D)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from minillama.backend import Array, get_array_module
 
@@ -39,7 +40,7 @@ def attention(
         if bias is not None:
             scores += bias
         probs = _softmax(xp, scores)
-        xp.matmul(probs, values[:, :, seen], out=out[:, :, rows])  # (B, K, t*G, s) @ (B, K, s, D) -> (B, K, t*G, D)
+        out[:, :, rows] = probs @ values[:, :, seen]  # (B, K, t*G, s) @ (B, K, s, D) -> (B, K, t*G, D)
         if keep:
             blocks.append((rows, seen, probs))
     return _ungroup(out, T), (q, keys, values, out, blocks) if keep else None
@@ -65,7 +66,7 @@ def attention_backward(dout: Array, saved: tuple) -> tuple[Array, Array, Array]:
         dscores = dout[:, :, rows] @ values[:, :, seen].swapaxes(2, 3)  # (B, K, t*G, D) @ (B, K, D, s)
         dscores -= dot[:, :, rows]
         dscores *= probs
-        xp.matmul(dscores, keys[:, :, seen], out=dq[:, :, rows])  # (B, K, t*G, s) @ (B, K, s, D)
+        dq[:, :, rows] = dscores @ keys[:, :, seen]  # (B, K, t*G, s) @ (B, K, s, D)
         dk[:, :, seen] += dscores.swapaxes(2, 3) @ q[:, :, rows]  # (B, K, s, t*G) @ (B, K, t*G, D)
     dq *= 1 / math.sqrt(D)
     return _ungroup(dq, T), dk.transpose(0, 2, 1, 3), dv.transpose(0, 2, 1, 3)
@@ -84,7 +85,7 @@ def _ungroup(x: Array, T: int) -> Array:
 
 
 def _blocks(
-    xp, T: int, S: int, G: int, mask: Array | None, window: int | None, dtype
+    xp: Any, T: int, S: int, G: int, mask: Array | None, window: int | None, dtype: Any
 ) -> Iterator[tuple[slice, slice, Array | None]]:
     """For each block of queries: its rows in (B, K, T*G, D), the keys it may see, and 0 or -inf for each pair.
 
@@ -110,7 +111,7 @@ def _blocks(
         yield slice(start * G, stop * G), slice(first, last), bias
 
 
-def _softmax(xp, scores: Array) -> Array:
+def _softmax(xp: Any, scores: Array) -> Array:
     """Softmax over the last axis, in place; a row of -inf, which sees nothing, becomes 0."""
     highest = scores.max(axis=-1, keepdims=True)
     xp.maximum(highest, xp.finfo(scores.dtype).min, out=highest)  # -inf - -inf would be NaN

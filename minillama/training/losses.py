@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minillama import layers
-from minillama.backend import Array, to_device
+from minillama.backend import Array
 from minillama.model import Llama, Params, accumulate
 
 
@@ -18,8 +18,8 @@ def next_token_loss(
     """
     hidden, saved = model.forward(tokens, mask=mask)
     logits = model.logits(hidden)
-    on_device = [None if x is None else to_device(x, model.device) for x in (targets, loss_mask)]
-    loss, saved_loss = layers.cross_entropy(logits, *on_device)
+    loss_mask = None if loss_mask is None else model.xp.asarray(loss_mask)
+    loss, saved_loss = layers.cross_entropy(logits, model.xp.asarray(targets), loss_mask)
     dlogits = layers.cross_entropy_backward(saved_loss)
     dhidden, head_grads = model.logits_backward(dlogits, hidden)
     return loss, accumulate(model.backward(dhidden, saved), head_grads)
