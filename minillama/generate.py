@@ -149,11 +149,10 @@ def stream(
         cache = KVCache(model.config, len(prompts), size, like=model.params["norm.weight"], pads=pads)
     padded = np.array([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
     rngs = [np.random.default_rng([seed, row]) for row in range(len(prompts))]
-    texts = [
-        _TextStream(tokenizer, stop_strings, continues=list(prompt) != [tokenizer.bos_id]) if tokenizer else None
-        for prompt in prompts
-    ]
+    texts = [_TextStream(tokenizer, prompt, stop_strings) for prompt in prompts]
 
+    if cache.used >= longest:
+        raise UsageError(f"the KV cache holds {cache.used} tokens already, the prompt has {longest}: nothing to read")
     for start in range(cache.used, longest, PREFILL):
         hidden, _ = model.forward(padded[:, start : start + PREFILL], cache=cache)
     rows = list(range(len(prompts)))  # the row of each place in the batch
@@ -166,7 +165,7 @@ def stream(
             if row not in alive:
                 continue
             token = int(tokens[place])
-            text, text_stopped = texts[row].feed(token) if texts[row] else ("", False)
+            text, text_stopped = texts[row].feed(token)
             reason: FinishReason | None = None
             if token in stop_ids or text_stopped:
                 reason = "stop"
@@ -176,7 +175,7 @@ def stream(
                 reason = "context"
             if reason is not None:
                 alive.remove(row)
-                if texts[row] and not text_stopped:
+                if not text_stopped:
                     text += texts[row].finish()
             yield Step(row, token, float(scores[place]) if scores is not None else None, text, reason)
         if not alive:
@@ -230,22 +229,28 @@ def _draw(
 
 
 class _TextStream:
-    """A row's text as it grows, cut before the first stop string."""
+    """A row's text as it grows, cut before the first stop string; always empty without a tokenizer."""
 
-    def __init__(self, tokenizer: Tokenizer, stop_strings: Sequence[str], continues: bool) -> None:
-        from minillama.tokenizer import StreamDecoder
+    def __init__(self, tokenizer: Tokenizer | None, prompt: Sequence[int], stop_strings: Sequence[str]) -> None:
+        self._decoder = None
+        if tokenizer is not None:
+            from minillama.tokenizer import StreamDecoder
 
-        self._decoder = StreamDecoder(tokenizer, continues=continues)
+            self._decoder = StreamDecoder(tokenizer, continues=list(prompt) != [tokenizer.bos_id])
         self._stop_strings = stop_strings
         self._held = ""  # decoded, not yet given out: it may turn out to be the beginning of a stop string
 
     def feed(self, token: int) -> tuple[str, bool]:
         """The text that may be shown now, and whether a stop string has ended it."""
+        if self._decoder is None:
+            return "", False
         self._held += self._decoder.feed(token)
         return self._release()
 
     def finish(self) -> str:
         """What was held back, once no more can come."""
+        if self._decoder is None:
+            return ""
         self._held += self._decoder.finish()
         text, stopped = self._release()
         return text if stopped else text + self._held

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from minillama.errors import UsageError
 from minillama.generate import GREEDY, Sampling, generate, sample, stream
-from minillama.model import Llama
+from minillama.model import KVCache, Llama
 from tests.conftest import Arrays
 from tests.test_model import TINY, lively, tokens
 
@@ -32,7 +34,7 @@ def choosing(order: list[int]) -> Llama:
     model = lively(TINY)
     params = {name: p * 0 if "attention.w" in name or "feed_forward" in name else p for name, p in model.params.items()}
     embedding, output = np.zeros((31, 24), np.float32), np.zeros((31, 24), np.float32)
-    for place, (now, after) in enumerate(zip(order, order[1:], strict=False)):
+    for place, (now, after) in enumerate(pairwise(order)):
         embedding[now, place] = output[after, place] = 5
     return Llama(TINY, params | {"tok_embeddings.weight": embedding, "output.weight": output})
 
@@ -187,6 +189,19 @@ def test_a_full_context_ends_a_row_and_drops_nothing() -> None:
     assert long.tokens == greedy_by_full_forward(model, prompts[0], 4)
     (endless,) = generate(model, [prompts[1]])
     assert (len(endless.tokens), endless.finish_reason) == (61, "context")
+
+
+def test_a_chat_goes_on_from_its_cache() -> None:
+    """A second prompt that begins with the first and its answer reads only what is new, and answers the same."""
+    model = lively(TINY)
+    cache = KVCache(TINY, 1, TINY.max_seq_len, like=model.params["norm.weight"])
+    first = [step.token for step in stream(model, [PROMPTS[0]], max_new_tokens=5, cache=cache)]
+    assert cache.used == len(PROMPTS[0]) + 4
+    prompt = PROMPTS[0] + first + PROMPTS[1]
+    second = [step.token for step in stream(model, [prompt], max_new_tokens=5, cache=cache)]
+    assert second == greedy_by_full_forward(model, prompt, 5)
+    with pytest.raises(UsageError, match="nothing to read"):
+        list(stream(model, [PROMPTS[0]], max_new_tokens=5, cache=cache))
 
 
 def test_bad_requests() -> None:

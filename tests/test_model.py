@@ -258,11 +258,11 @@ def test_bad_tokens_and_params() -> None:
         model.forward(tokens(1, 2), cache=cache, mask=np.ones((1, 2), bool))
     params = dict(model.params)
     del params["norm.weight"]
-    with pytest.raises(MinillamaError, match="missing parameter norm.weight"):
+    with pytest.raises(MinillamaError, match=r"missing parameter norm\.weight"):
         Llama(TINY, params)
     with pytest.raises(MinillamaError, match="unexpected parameter extra"):
         Llama(TINY, {**model.params, "extra": np.zeros(1)})
-    with pytest.raises(MinillamaError, match=r"norm.weight: expected shape \(24,\), found \(23,\)"):
+    with pytest.raises(MinillamaError, match=r"norm\.weight: expected shape \(24,\), found \(23,\)"):
         Llama(TINY, {**model.params, "norm.weight": np.zeros(23)})
 
 

@@ -66,7 +66,7 @@ def test_inputs_are_left_alone(case: Case) -> None:
 
 @each_case
 def test_a_planted_bug_is_caught(case: Case) -> None:
-    """Each gradient in turn made about 1 % too large at one element: the check that found nothing above must find it."""
+    """Each gradient in turn 1 % too large at one element: the check that found nothing above must find it."""
     count = len([x for x in case.inputs if isinstance(x, np.ndarray) and x.dtype == np.float64])
     for i in range(count):
 
