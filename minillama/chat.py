@@ -60,6 +60,10 @@ class ChatTemplate(ABC):
         Raises UsageError for a dialogue that the template cannot hold, or text that could forge a turn.
         """
 
+    @abstractmethod
+    def __str__(self) -> str:
+        """What to call the template in a report."""
+
     def save(self, folder: str | Path) -> None:
         """Writes chat_template.jinja into a checkpoint folder. Raises MinillamaError."""
         write_bytes(Path(folder) / "chat_template.jinja", self.source.encode())
@@ -113,6 +117,9 @@ class Llama2Template(ChatTemplate):
                 mask.append(True)
         return Dialogue(tokens, mask)
 
+    def __str__(self) -> str:
+        return "Llama 2"
+
     def _turns(self, messages: list[dict[str, str]]) -> list[str]:
         """What user and assistant said, by turns, the system message folded into the first."""
         for i, message in enumerate(messages):
@@ -160,6 +167,9 @@ class JinjaTemplate(ChatTemplate):
             for i, span in enumerate(spans):
                 mask[i] |= start <= span.start < end
         return Dialogue([span.id for span in spans], mask)
+
+    def __str__(self) -> str:
+        return "the model's own" + (" (ChatML)" if "<|im_start|>" in self.source else "")
 
     def render(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
         """The template's text, with marks around what its {% generation %} blocks wrote. Raises UsageError."""

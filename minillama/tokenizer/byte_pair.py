@@ -21,6 +21,7 @@ class BytePairTokenizer(Tokenizer):
 
     spec: the contents of a tokenizer.json. Its post-processor is not used; `framing` says what goes around a text.
     where: what to call the file in error messages. Raises MinillamaError.
+    texts: id -> how the file writes the token.
 
     Control tokens are taken out of what the library sees, so that no text whatever can become one; those that a
     template writes are cut out before (`Tokenizer.encode`, allow_special).
@@ -31,9 +32,9 @@ class BytePairTokenizer(Tokenizer):
         self.where = where
         vocab = _vocab_of(spec, where)
         added = _added_of(spec, where)
-        self._texts = {i: text for text, i in vocab.items()} | {token["id"]: token["content"] for token in added}
+        self.texts = {i: text for text, i in vocab.items()} | {token["id"]: token["content"] for token in added}
         frame_ids = {framing.bos_id, framing.eos_id, *framing.stop_ids}
-        specials = {self._texts[i]: Special(i) for i in frame_ids if i is not None and i in self._texts} | {
+        specials = {self.texts[i]: Special(i) for i in frame_ids if i is not None and i in self.texts} | {
             token["content"]: Special(token["id"], strip_left=token["lstrip"], strip_right=token["rstrip"])
             for token in added
             if token["special"] or token["id"] in frame_ids or token["content"] in TURN_NAMES
@@ -49,7 +50,7 @@ class BytePairTokenizer(Tokenizer):
             or (step.get("type") == "Metaspace" and step.get("prepend_scheme", "always") != "never")
             for step in _steps(spec.get("decoder"))
         )
-        super().__init__(max(self._texts, default=-1) + 1, framing, specials)
+        super().__init__(max(self.texts, default=-1) + 1, framing, specials)
         plain = _without(spec, vocab, added, set(specials))
         self._engine = _engine(plain, where)
         # Some models put a space before the very beginning only, not after a control token.
@@ -85,7 +86,7 @@ class BytePairTokenizer(Tokenizer):
         return [Span(i, start, end) for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)]
 
     def _bytes_of(self, token: int) -> bytes:
-        text = self._texts.get(token, "")
+        text = self.texts.get(token, "")
         if text in self.specials:
             return b""
         if text in self._verbatim:

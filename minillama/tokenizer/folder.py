@@ -37,9 +37,18 @@ def from_folder(folder: str | Path) -> Tokenizer | None:
     tokenizer = from_tokenizer_json(as_json)
     if as_model.is_file():
         original = from_sentencepiece(as_model, tokenizer.framing)
-        if original.vocab_size == tokenizer.vocab_size:
+        if _says_the_same(original, tokenizer):
             return original
     return tokenizer
+
+
+def _says_the_same(original: SentencePieceTokenizer, rewritten: BytePairTokenizer) -> bool:
+    """Whether the two files have the same tokens, ordinary and special (only one of them calls <unk> special)."""
+    unknown = {piece.text for piece in original.pieces if piece.type == UNKNOWN}
+    return (
+        dict(enumerate(piece.text for piece in original.pieces)) == rewritten.texts
+        and original.specials.keys() - unknown == rewritten.specials.keys() - unknown
+    )
 
 
 def from_tokenizer_json(path: str | Path) -> BytePairTokenizer:

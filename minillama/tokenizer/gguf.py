@@ -45,20 +45,18 @@ def from_gguf(fields: Mapping[str, Any], where: str = "GGUF file") -> Tokenizer:
     raise MinillamaError(f"{where}: expected a tokenizer of model 'llama' or 'gpt2', found {kind!r}")
 
 
-def framing_fields(framing: Framing) -> dict[str, Any]:
+def framing_fields(tokenizer: Tokenizer) -> dict[str, Any]:
     """The GGUF fields that say what goes around a text."""
-    fields: dict[str, Any] = {
+    framing = tokenizer.framing
+    # Ends of a known name are found by it; the two other keys hold what is left.
+    others = sorted(i for i in framing.stop_ids - {framing.eos_id} if tokenizer.piece(i) not in END_NAMES)
+    ids = {"bos_token_id": framing.bos_id, "eos_token_id": framing.eos_id}
+    ids |= dict(zip(_END_KEYS[1:], others, strict=False))
+    return {
         _KEY + "add_bos_token": framing.add_bos,
         _KEY + "add_eos_token": framing.add_eos,
+        **{_KEY + key: i for key, i in ids.items() if i is not None},
     }
-    if framing.bos_id is not None:
-        fields[_KEY + "bos_token_id"] = framing.bos_id
-    if framing.eos_id is not None:
-        fields[_KEY + "eos_token_id"] = framing.eos_id
-    others = sorted(framing.stop_ids - {framing.eos_id})
-    if others:
-        fields[_KEY + "eot_token_id"] = others[0]
-    return fields
 
 
 def byte_pair_fields(tokenizer: BytePairTokenizer) -> dict[str, Any]:
@@ -84,7 +82,7 @@ def byte_pair_fields(tokenizer: BytePairTokenizer) -> dict[str, Any]:
         _KEY + "tokens": [texts.get(i, f"[PAD{i}]") for i in ids],
         _KEY + "token_type": [kind_of(i) for i in ids],
         _KEY + "merges": merges,
-        **framing_fields(tokenizer.framing),
+        **framing_fields(tokenizer),
     }
 
 

@@ -60,14 +60,14 @@ def _entries(data: bytes, vocab_size: int, where: str) -> list[tuple[str, float]
     entries = []
     at = 4
     for i in range(vocab_size):
-        if at + 8 > len(data):
+        score, length = struct.unpack_from("<fi", data, at) if at + 8 <= len(data) else (0.0, 0)
+        if not 0 <= length <= _LONGEST_PIECE or not math.isfinite(score):
+            raise MinillamaError(f"{where}: piece {i} has length {length} and score {score}: not a llama2.c tokenizer")
+        if at + 8 + length > len(data):
             raise MinillamaError(
                 f"{where}: expected {vocab_size} pieces, found {i}: the file is truncated or another's"
             )
-        score, length = struct.unpack_from("<fi", data, at)
         at += 8
-        if not 0 <= length <= min(_LONGEST_PIECE, len(data) - at) or not math.isfinite(score):
-            raise MinillamaError(f"{where}: piece {i} has length {length} and score {score}: not a llama2.c tokenizer")
         try:
             entries.append((data[at : at + length].decode("utf-8"), score))
         except UnicodeDecodeError:

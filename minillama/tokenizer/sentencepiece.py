@@ -78,7 +78,7 @@ class SentencePieceTokenizer(Tokenizer):
             "tokenizer.ggml.token_type": [piece.type for piece in self.pieces],
             "tokenizer.ggml.add_space_prefix": spec.add_dummy_prefix,
             "tokenizer.ggml.remove_extra_whitespaces": spec.remove_extra_whitespaces,
-            **framing_fields(self.framing),
+            **framing_fields(self),
         }
 
     def _encode_plain(self, text: str, first: bool) -> list[int]:  # noqa: ARG002
@@ -170,12 +170,12 @@ def _parse(model: bytes, where: str) -> Any:
     for i, piece in enumerate(proto.pieces):
         text = piece.piece
         if not isinstance(text, str) or not text or text in seen:  # protobuf gives bytes for what is not UTF-8
-            raise MinillamaError(f"{where}: piece {i} is {text!r}, expected a text that no other piece has")
+            raise MinillamaError(f"{where}: piece {i} is {str(text)[:40]!r}, expected a text that no other piece has")
         seen.add(text)
         if not math.isfinite(piece.score):
             raise MinillamaError(f"{where}: piece {i} has score {piece.score}, expected a finite number")
-        if piece.type == BYTE and byte_of_name(piece.piece) is None:
-            raise MinillamaError(f"{where}: byte piece {i} is {piece.piece!r}, expected a name like <0x0A>")
+        if piece.type == BYTE and byte_of_name(text) is None:
+            raise MinillamaError(f"{where}: byte piece {i} is {text[:40]!r}, expected a name like <0x0A>")
     return proto
 
 
