@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from minillama.errors import MinillamaError, UsageError
+from minillama.exercises.cli import app as exercises
 
 if TYPE_CHECKING:
     from minillama.model import Llama
@@ -55,15 +56,17 @@ def _report(error: Exception) -> int:
         message, code = str(error), 2 if isinstance(error, UsageError) else 1
     elif isinstance(error, typer.TyperException):  # a wrong option or argument
         context = getattr(error, "ctx", None)
-        hint = f" (see {context.command_path} --help)" if context else ""
-        message, code = error.format_message().rstrip(".") + hint, 2
+        message, code = error.format_message().rstrip("."), 2
+        if message and context:
+            message += f" (see {context.command_path} --help)"
     elif isinstance(error, MemoryError):
         message, code = f"not enough memory: {error}", 1
     elif isinstance(error, OSError):
         message, code = f"{error.filename or 'input or output'}: {error.strerror or error}", 1
     else:
         message, code = f"unexpected {type(error).__name__}: {error} (--debug shows where)", 1
-    print("minillama:", " ".join(message.split()), file=sys.stderr)
+    if message:  # empty where a group of commands has shown its help instead
+        print("minillama:", " ".join(message.split()), file=sys.stderr)
     return code
 
 
@@ -294,24 +297,42 @@ def convert(
     )
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-    add_help_option=False,
+bench = typer.Typer(
+    help="Speed on this machine, side by side with the engines that are installed.", no_args_is_help=True
 )
-def exercises(context: typer.Context) -> None:
-    """The learner's loop: check, status, hint, solution, reset, run (minillama exercises --help)."""
-    from minillama.exercises.cli import app as exercises_app
-
-    raise typer.Exit(exercises_app(context.args, prog_name="minillama exercises", standalone_mode=False) or 0)
-
-
-bench = typer.Typer(help="Speed on this machine, side by side with the engines that are installed.")
 app.add_typer(bench, name="bench")
+app.add_typer(exercises, name="exercises")
 
 
-@bench.command("decode", epilog="Example: minillama bench decode smollm2")
-def bench_decode() -> None:
+@bench.command("decode", epilog="Example: minillama bench decode smollm2 --batch 1 --batch 32")
+def bench_decode(
+    model: Annotated[
+        str, typer.Argument(metavar="[MODEL]", help="A checkpoint in any known format, or a name.")
+    ] = "smollm2",
+    batch: Annotated[
+        list[int] | None,
+        typer.Option("--batch", metavar="B", min=1, help="May be given again.", show_default="1, 8, 32"),
+    ] = None,
+    prompt_tokens: Annotated[
+        int, typer.Option("--prompt-tokens", metavar="N", min=1, help="Prompt of the prefill.")
+    ] = 512,
+    new_tokens: Annotated[int, typer.Option("--new-tokens", metavar="N", min=2, help="Tokens a row to decode.")] = 64,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the prompts, which are random tokens.")] = 0,
+    device: DeviceOption = None,
+) -> None:
     """Tokens a second when generating, by batch size; prefill; peak memory."""
+    from rich.console import Console
+
+    from minillama import bench, catalog, reports
+    from minillama.backend import resolve_device
+
+    path = catalog.resolve(model)
+    batches = batch or [1, 8, 32]
+    with Console(stderr=True).status(f"measuring {model}"):
+        speeds, left_out = bench.compare(path, batches, prompt_tokens, new_tokens, seed, resolve_device(device))
+    reports.show_speeds(f"{model} on {bench.machine()}", speeds)
+    for line in left_out:
+        _say(f"left out: {line}")
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""What `minillama info` prints."""
+"""The tables that `minillama info` and `minillama bench` print."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.table import Table
 from minillama.config import LlamaConfig
 
 if TYPE_CHECKING:
+    from minillama.bench import Speed
     from minillama.weights import Checkpoint
 
 BATCHES = (1, 8, 32)
@@ -42,6 +43,34 @@ def show_checkpoint(name: str, path: Path, checkpoint: Checkpoint) -> None:
     sizes.add_row("chat template", "none: a completion model" if template is None else str(template))
     console.print(sizes)
     console.print(_memory(checkpoint.config))
+
+
+def show_speeds(title: str, speeds: list[Speed]) -> None:
+    """Engines side by side, the first of them minillama; below each other one, minillama's rate in multiples of its."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("tokens/s")
+    batches = list(speeds[0].decode)
+    for name in ("load", "prefill", *(f"batch {batch}" for batch in batches), "peak memory"):
+        table.add_column(name, justify="right")
+    for speed in speeds:
+        table.add_row(
+            speed.engine,
+            f"{speed.load:.1f} s",
+            f"{speed.prefill:,.0f}",
+            *(f"{speed.decode[batch]:,.1f}" if batch in speed.decode else "" for batch in batches),
+            "" if speed.peak is None else _bytes(speed.peak),
+        )
+    own = speeds[0]
+    for peer in speeds[1:]:
+        table.add_row(
+            f"minillama / {peer.engine.split()[0]}",
+            "",
+            f"{own.prefill / peer.prefill:.2f} x",
+            *(f"{own.decode[batch] / peer.decode[batch]:.2f} x" if batch in peer.decode else "" for batch in batches),
+            "" if own.peak is None or peer.peak is None else f"{own.peak / peer.peak:.2f} x",
+            style="bold",
+        )
+    Console(highlight=False).print(table)
 
 
 def _grid(title: str) -> Table:
