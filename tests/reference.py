@@ -6,17 +6,24 @@ import numpy as np
 
 from minillama import layers
 from minillama.config import LlamaConfig
-from minillama.model import Llama
+from minillama.model import Llama, accumulate
 
 
-def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
+def relative_error(actual: np.ndarray, expected: np.ndarray, floor: float = 0.0) -> float:
     """max |actual - expected| / max |expected|: the worst entry, in units of the tensor's own largest one.
 
-    An expected tensor of zeros must be met exactly (0), anything else is infinitely wrong.
+    Where the exact values are all zero, as the gradients of wq and wk are for a single token, `floor` is the unit.
     """
     assert actual.shape == expected.shape, f"shape {actual.shape}, expected {expected.shape}"
-    worst, scale = np.abs(actual - expected).max(), np.abs(expected).max()
-    return 0.0 if worst == 0 else float(worst / scale) if scale > 0 else float("inf")
+    worst, unit = float(np.abs(actual - expected).max()), float(np.abs(expected).max()) or floor
+    return worst / unit if unit else (0.0 if worst == 0 else float("inf"))
+
+
+def gradient_errors(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> dict[str, float]:
+    """`relative_error` of every gradient; one that is exactly zero is measured by the largest gradient of the model."""
+    assert actual.keys() == expected.keys()
+    largest = max(float(np.abs(grad).max()) for grad in expected.values())
+    return {name: relative_error(actual[name], grad, floor=largest) for name, grad in expected.items()}
 
 
 def loss_and_gradients(
@@ -36,6 +43,4 @@ def loss_and_gradients(
     logits = model.logits(hidden)
     loss, saved_loss = layers.cross_entropy(logits, targets, token_mask)
     dhidden, grads = model.logits_backward(layers.cross_entropy_backward(saved_loss), hidden)
-    for name, grad in model.backward(dhidden, saved).items():
-        grads[name] = grads[name] + grad if name in grads else grad  # tied: the head and the embedding share one
-    return float(loss), hidden, logits, grads
+    return float(loss), hidden, logits, accumulate(grads, model.backward(dhidden, saved))

@@ -1,1 +1,1 @@
-"""Comparisons with independent engines (PyTorch, transformers, llama.cpp): run by the peers step, not by `make test`."""
+"""Comparisons with independent engines (PyTorch, transformers, llama.cpp): not run by `make test`."""

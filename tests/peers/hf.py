@@ -88,7 +88,8 @@ def build(config: LlamaConfig, params: dict[str, np.ndarray]) -> transformers.Pr
         model = transformers.MistralForCausalLM(hf_config)
     state = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in to_hf(config, params).items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
-    assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
+    assert not unexpected, unexpected
+    assert set(missing) <= {"lm_head.weight"}, missing
     model.tie_weights()
     return model.eval()
 
