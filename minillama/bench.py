@@ -30,7 +30,7 @@ DECODE_PROMPT = 16  # tokens before the ones that are timed
 class Speed:
     """What a worker found. Rates are tokens a second.
 
-    load: seconds until the model is ready. prefill: reading one prompt. decode: by batch size, all rows together, greedy,
+    load: seconds until the model is ready. prefill: of one prompt. decode: by batch size, all rows together, greedy,
     after a prompt of DECODE_PROMPT tokens. peak: bytes of memory at most, None where the system does not say.
     """
 
