@@ -165,8 +165,9 @@ def run(
     chapters, command = _split([chapter, *context.args])
     if not command:
         raise UsageError("run: expected a command after --, such as: -- generate stories260k")
-    with swapped(find_folder(folder), [load_chapter(name) for name in chapters]) as names:
-        print(f"your code runs: {', '.join(names)}", file=sys.stderr)
+    with swapped(find_folder(folder), [load_chapter(name) for name in chapters]) as (yours, unwritten):
+        rest = f" · not written yet: {', '.join(unwritten)}" if unwritten else ""
+        print(f"your code runs: {', '.join(yours)}{rest}", file=sys.stderr)
         raise typer.Exit(cli.app(command, prog_name="minillama", standalone_mode=False) or 0)
 
 
@@ -207,7 +208,11 @@ def _next_exercise(chapter: Chapter, folder: Path) -> Exercise | None:
 
 
 def _confirm(question: str) -> bool:
-    """Asks at a terminal; where nobody can answer, says how to go on. Raises UsageError there."""
-    if not sys.stdin.isatty():
+    """Asks at a terminal. Raises UsageError where nobody can answer."""
+    if not _can_answer():
         raise UsageError(f"{question} Nobody is there to answer; say --yes")
     return typer.confirm(question)
+
+
+def _can_answer() -> bool:
+    return sys.stdin.isatty()

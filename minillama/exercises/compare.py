@@ -127,7 +127,7 @@ def _cause_of_values(want: np.ndarray, have: np.ndarray) -> str | None:
         if want.shape[-1] == want.shape[-2] and _close(want, np.swapaxes(have, -1, -2)).all():
             return "the result is transposed."
         for axis, size in enumerate(want.shape):
-            if size > 1 and _close(want, np.roll(have, 1, axis)).all():
+            if size > 1 and any(_close(want, np.roll(have, step, axis)).all() for step in (1, -1)):
                 return f"the values are shifted by one along axis {axis}."
     return None
 

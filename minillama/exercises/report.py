@@ -41,7 +41,7 @@ def explain(exercise: Exercise, verdict: Verdict, path: Path) -> str:
 
 def status_table(results: list[tuple[Chapter, list[Verdict]]]) -> Table:
     """Progress by chapter and grade; fits 80 columns."""
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(caption_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("chapter", "", "warm-up", "core", "stretch", "solved"):
         table.add_column(
             heading, justify="right" if heading in ("warm-up", "core", "stretch") else "left", no_wrap=True
@@ -58,7 +58,8 @@ def status_table(results: list[tuple[Chapter, list[Verdict]]]) -> Table:
         bar = ("█" if unicode_output() else "#") * round(10 * solved / count)
         empty = ("░" if unicode_output() else "-") * (10 - len(bar))
         table.add_row(chapter.code, chapter.title, *cells, f"{bar}{empty} {solved}/{count}")
-    table.caption = f"{done} of {total} exercises solved"
+    unreadable = [verdicts[0].message for _, verdicts in results if not verdicts[0].name]
+    table.caption = "\n".join([f"{done} of {total} exercises solved", *unreadable])
     return table
 
 

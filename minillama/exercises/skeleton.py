@@ -13,6 +13,7 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import FunctionType, ModuleType
 
@@ -109,12 +110,14 @@ def _unsolved(exercise: Exercise) -> str:
     return f"{head}\n{hint}\n    raise NotImplementedError"
 
 
+@cache
 def _source(function: Callable) -> str:
     """The source of `function` without its decorators."""
     source = textwrap.dedent(inspect.getsource(function))
     return "\n".join(source.splitlines()[_definition(source).lineno - 1 :])
 
 
+@cache
 def _definition(source: str) -> ast.FunctionDef:
     node = ast.parse(source).body[0]
     assert isinstance(node, ast.FunctionDef), source
@@ -154,13 +157,18 @@ def _imports(chapter: Chapter, every: bool) -> str:
 
 def _import_of(name: str, module: ModuleType) -> tuple[str, str]:
     """(from where, what) binds `name` as `module` binds it; ('', 'numpy as np') for `import numpy as np`."""
-    for node in ast.parse(inspect.getsource(module)).body:
+    for node in _statements(module):
         if isinstance(node, ast.Import | ast.ImportFrom):
             for alias in node.names:
                 if name == (alias.asname or alias.name):
                     what = f"{alias.name} as {alias.asname}" if alias.asname else alias.name
                     return (node.module or "" if isinstance(node, ast.ImportFrom) else "", what)
     return (module.__name__, name)
+
+
+@cache
+def _statements(module: ModuleType) -> list[ast.stmt]:
+    return ast.parse(inspect.getsource(module)).body
 
 
 def _sorted_imports(statements: set[tuple[str, str]]) -> str:

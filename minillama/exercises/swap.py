@@ -19,15 +19,16 @@ from minillama.exercises.workspace import learner_file
 
 
 @contextmanager
-def swapped(folder: Path, chapters: list[Chapter]) -> Iterator[list[str]]:
-    """While it is open, the package runs the learner's functions; gives their names.
+def swapped(folder: Path, chapters: list[Chapter]) -> Iterator[tuple[list[str], list[str]]]:
+    """While it is open, the package runs the learner's functions; gives their names, and those not written yet.
 
     Raises MinillamaError when a file cannot be read or none of its functions is written. A backward pass is swapped
     with its forward pass, whose `saved` it reads.
     """
     # Learners write for NumPy: while their code runs, the model stays on the CPU.
     replacements: dict[tuple[Any, str], Any] = {(backend, "cuda_problem"): lambda: "exercises run on the CPU"}
-    names: list[str] = []
+    yours: list[str] = []
+    unwritten: list[str] = []
     for chapter in chapters:
         path = learner_file(folder, chapter)
         module = _load(path)
@@ -39,11 +40,12 @@ def swapped(folder: Path, chapters: list[Chapter]) -> Iterator[list[str]]:
                 f"nothing to run in {path.name} yet: write {first.name} first ({first.number}), or ask for a hint:"
                 f" minillama exercises hint {chapter.code}"
             )
+        unwritten += [exercise.name for exercise in usable if exercise.name not in written]
         for exercise in usable:
             forward = exercise.name.removesuffix("_backward")
             if exercise.name in written and (forward == exercise.name or forward in written):
                 function = _guarded(getattr(module, exercise.name), exercise, path)
-                names.append(exercise.name)
+                yours.append(exercise.name)
             elif exercise.name != forward and forward in written:
                 function = _missing(exercise, path)
             else:
@@ -55,7 +57,7 @@ def swapped(folder: Path, chapters: list[Chapter]) -> Iterator[list[str]]:
     try:
         for (owner, attribute), function in replacements.items():
             setattr(owner, attribute, function)
-        yield names
+        yield yours, unwritten
     finally:
         for (owner, attribute), function in originals.items():
             setattr(owner, attribute, function)
