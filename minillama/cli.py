@@ -9,6 +9,7 @@ import os
 import secrets
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,9 +20,9 @@ from minillama.errors import MinillamaError, UsageError
 from minillama.exercises.cli import app as exercises
 
 if TYPE_CHECKING:
+    from minillama.chat import ChatTemplate
     from minillama.model import Llama
     from minillama.tokenizer import Tokenizer
-    from minillama.weights import Checkpoint
 
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -31,11 +32,19 @@ CTRL_C = 130  # 128 + SIGINT, as a shell says it
 class OneLineErrors(TyperGroup):
     """The command line as a whole: an error becomes one line and an exit code, `--debug` shows where it came from."""
 
-    def main(self, args: Any = None, *, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
         args = sys.argv[1:] if args is None else list(args)
         args.sort(key=lambda argument: argument != "--debug")  # an option of the whole, but wanted at the end
         try:
-            code = super().main(args, standalone_mode=False, **extra)
+            code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
             sys.stdout.flush()  # a reader that has gone is noticed here and not when Python shuts down
         except Exception as error:
             if not standalone_mode or "--debug" in args:
@@ -178,21 +187,22 @@ def generate(
     from minillama.generate import Sampling
 
     sampling = Sampling(temperature, top_k, top_p, min_p)
-    if prompt and prompt_file is not None:
+    if prompt and prompt_file:
         raise UsageError("generate: expected either --prompt or --prompt-file, found both")
-    prompt = _read_prompt("-" if prompt == "-" else prompt_file) if prompt == "-" or prompt_file else prompt
+    if prompt == "-" or prompt_file:
+        prompt = _read_prompt(prompt_file or "-")
     seed = secrets.randbelow(2**31) if seed is None else seed
-    llama, checkpoint = _load(model, device)
-    tokens = checkpoint.tokenizer.encode(prompt)
+    llama, tokenizer, _ = _load(model, device)
+    tokens = tokenizer.encode(prompt)
     if not tokens:
         raise UsageError(
             f"the prompt is empty, and {model} knows no token to begin a text with: expected --prompt TEXT"
         )
     options = {"max_new_tokens": max_new_tokens, "sampling": sampling, "seed": seed, "stop_strings": stop or ()}
     if num_samples == 1:
-        _generate_one(llama, checkpoint.tokenizer, tokens, prompt if echo else "", options)
+        _generate_one(llama, tokenizer, tokens, prompt if echo else "", options)
     else:
-        _generate_many(llama, checkpoint.tokenizer, [tokens] * num_samples, prompt if echo else "", options)
+        _generate_many(llama, tokenizer, [tokens] * num_samples, prompt if echo else "", options)
 
 
 def _generate_one(llama: Llama, tokenizer: Tokenizer, tokens: list[int], prompt: str, options: dict[str, Any]) -> None:
@@ -259,9 +269,9 @@ def chat(
 
     sampling = Sampling(temperature, top_k, top_p, min_p)
     seed = secrets.randbelow(2**31) if seed is None else seed
-    llama, checkpoint = _load(model, device)
-    chat_template = builtin(template) if template else require(checkpoint.chat_template, model)
-    answer = Answerer(llama, checkpoint.tokenizer, chat_template, sampling, seed, max_new_tokens)
+    llama, tokenizer, own_template = _load(model, device)
+    chat_template = builtin(template) if template else require(own_template, model)
+    answer = Answerer(llama, tokenizer, chat_template, sampling, seed, max_new_tokens)
     ChatLoop(answer, system).run()
 
 
@@ -357,8 +367,8 @@ class Clock:
         )
 
 
-def _load(name: str, device: str | None) -> tuple[Llama, Checkpoint]:
-    """The model called `name` on `device`, and the checkpoint it came in, which has a tokenizer."""
+def _load(name: str, device: str | None) -> tuple[Llama, Tokenizer, ChatTemplate | None]:
+    """The model called `name` on `device`, with the tokenizer and the chat template that came with it."""
     from rich.console import Console
 
     from minillama import catalog, weights
@@ -372,7 +382,7 @@ def _load(name: str, device: str | None) -> tuple[Llama, Checkpoint]:
         params = {key: to_device(value, where) for key, value in checkpoint.params.items()}
     if checkpoint.tokenizer is None:
         raise MinillamaError(f"{path}: expected a tokenizer with the weights, found none")
-    return Llama(checkpoint.config, params), checkpoint
+    return Llama(checkpoint.config, params), checkpoint.tokenizer, checkpoint.chat_template
 
 
 def _read_prompt(source: str | Path) -> str:
