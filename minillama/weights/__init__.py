@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 
 from minillama.errors import MinillamaError, UsageError
 from minillama.weights import llama2c
-from minillama.weights.checkpoint import Checkpoint, check_params
+from minillama.weights.checkpoint import Checkpoint, check_params, one_line
 from minillama.weights.writing import as_dtype
 
 __all__ = ["Checkpoint", "check_params", "detect_format", "inspect", "load", "save"]
@@ -65,8 +65,12 @@ def inspect(path: str | os.PathLike[str]) -> Checkpoint:
 def _load(path: Path, dtype: DTypeLike, with_params: bool) -> Checkpoint:
     try:
         return import_module(_MODULES[detect_format(path)]).load(path, as_dtype(dtype), with_params)
+    except MinillamaError as error:
+        raise type(error)(one_line(error)) from None
     except OSError as error:
         raise MinillamaError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from None
+    except MemoryError:
+        raise MinillamaError(f"{path}: expected memory for its weights, found too little") from None
 
 
 def save(

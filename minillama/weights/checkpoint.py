@@ -96,14 +96,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def one_line(error: Exception) -> str:
-    """An error's message without line breaks."""
-    return " ".join(str(error).split())
+    """An error's message without line breaks, control characters (a damaged name may hold them) and endless text."""
+    text = " ".join(str(error).split())[:500]
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-def is_tied(params: Mapping[str, Array]) -> bool:
-    """Whether the output layer is the embedding itself: absent, or equal in every value."""
-    output = params.get("output.weight")
-    return output is None or np.array_equal(output, params["tok_embeddings.weight"])
+def plain_theta(config: LlamaConfig) -> float:
+    """RoPE's theta, with an NTK-aware stretch worked into it: other programs have no name for one of fixed size."""
+    scaling = config.rope_scaling
+    if scaling is None or scaling.kind != "ntk":
+        return config.rope_theta
+    return config.rope_theta * scaling.factor ** (config.head_dim / max(config.head_dim - 2, 1))
 
 
 def _some(names: list[str]) -> str:

@@ -24,7 +24,7 @@ from numpy.typing import DTypeLike
 from minillama.config import LlamaConfig, RopeScaling
 from minillama.errors import MinillamaError, UsageError
 from minillama.layers import rope_frequencies
-from minillama.weights.checkpoint import Checkpoint, build_config
+from minillama.weights.checkpoint import Checkpoint, build_config, plain_theta
 from minillama.weights.reading import StoredTensor, check_extent, empty_aligned, fill, plain, read_params
 from minillama.weights.writing import host_array, replaced_file
 
@@ -257,7 +257,8 @@ def _field(path: Path, metadata: dict[str, Any], key: str, kind: type, default: 
 
 def shortest_decimal(value: float | np.float32) -> float:
     """The shortest decimal that a float32 stands for."""
-    return float(str(np.float32(value)))
+    with np.errstate(over="ignore"):
+        return float(str(np.float32(value)))
 
 
 def _rope_scaling(
@@ -292,8 +293,9 @@ def _rope_scaling(
 
 def rope_factors(config: LlamaConfig, scaling: RopeScaling) -> np.ndarray:
     """(D/2,) float64: what `scaling` divides each RoPE frequency by."""
-    plain_frequencies = rope_frequencies(config.head_dim, config.rope_theta)
-    return plain_frequencies / rope_frequencies(config.head_dim, config.rope_theta, scaling)
+    with np.errstate(all="ignore"):  # a damaged theta overflows; no rule's factors come out of that
+        unscaled = rope_frequencies(config.head_dim, config.rope_theta)
+        return unscaled / rope_frequencies(config.head_dim, config.rope_theta, scaling)
 
 
 def save(checkpoint: Checkpoint, path: Path, dtype: DTypeLike | None = None) -> None:
@@ -336,10 +338,7 @@ def save(checkpoint: Checkpoint, path: Path, dtype: DTypeLike | None = None) -> 
 
 
 def _metadata(config: LlamaConfig, dtype: np.dtype) -> dict[str, Any]:
-    scaling, theta = config.rope_scaling, config.rope_theta
-    if scaling is not None and scaling.kind == "ntk":
-        # llama.cpp has no name for a fixed NTK stretch, which is nothing but a larger theta.
-        theta *= scaling.factor ** (config.head_dim / max(config.head_dim - 2, 1))
+    scaling = config.rope_scaling
     fields: dict[str, Any] = {
         "general.type": "model",
         "general.file_type": 0 if dtype == np.float32 else 1,
@@ -353,7 +352,7 @@ def _metadata(config: LlamaConfig, dtype: np.dtype) -> dict[str, Any]:
         "llama.attention.value_length": config.head_dim,
         "llama.attention.layer_norm_rms_epsilon": float(config.norm_eps),
         "llama.rope.dimension_count": config.head_dim,
-        "llama.rope.freq_base": float(theta),
+        "llama.rope.freq_base": plain_theta(config),
         "llama.vocab_size": config.vocab_size,
     }
     if config.sliding_window is not None:

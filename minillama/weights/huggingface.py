@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike
 from minillama.backend import Array
 from minillama.config import LlamaConfig, RopeScaling
 from minillama.errors import MinillamaError
-from minillama.weights.checkpoint import Checkpoint, build_config, one_line, read_json
+from minillama.weights.checkpoint import Checkpoint, build_config, one_line, plain_theta, read_json
 from minillama.weights.reading import StoredTensor, empty_aligned, fill, plain, read_params
 from minillama.weights.rope_order import half_to_interleaved, interleaved_to_half
 from minillama.weights.writing import host_array, replaced_folder
@@ -84,7 +84,8 @@ def config_from_json(source: Path, settings: dict[str, Any]) -> LlamaConfig:
     kind = settings.get("model_type")
     if kind not in _ARCHITECTURES:
         raise MinillamaError(f"{source}: expected model_type llama or mistral, found {kind!r}")
-    for key, allowed in {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}.items():
+    standard = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "partial_rotary_factor": 1.0}
+    for key, allowed in standard.items():
         if settings.get(key, allowed) != allowed:
             raise MinillamaError(f"{source}: expected {key} {allowed!r}, found {settings[key]!r}")
     if quantization := settings.get("quantization_config"):
@@ -103,6 +104,10 @@ def config_from_json(source: Path, settings: dict[str, Any]) -> LlamaConfig:
     defaults: dict[str, Any] = {"num_key_value_heads": None, "max_position_embeddings": 2048, "sliding_window": None}
     if kind == "mistral":
         defaults = {"num_key_value_heads": 8, "max_position_embeddings": 131_072, "sliding_window": 4096}
+    if not isinstance(settings.get("sliding_window"), int | None):
+        raise MinillamaError(
+            f"{source}: expected sliding_window to be an integer, found {settings['sliding_window']!r}"
+        )
     settings = defaults | {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "head_dim": None} | settings
     theta, scaling = _rope_from_json(source, settings)
     return build_config(
@@ -144,7 +149,7 @@ def _rope_from_json(source: Path, settings: dict[str, Any]) -> tuple[float, Rope
 
 
 def _number(source: Path, key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
         raise MinillamaError(f"{source}: expected {key} to be a number, found {value!r}")
     return float(value)
 
@@ -238,11 +243,8 @@ def config_to_json(checkpoint: Checkpoint, dtype: np.dtype) -> dict[str, Any]:
     """The content of a `config.json`, with RoPE described in both ways, for transformers 5 and before."""
     config, tokenizer = checkpoint.config, checkpoint.tokenizer
     kind = "llama" if config.sliding_window is None else "mistral"
-    theta, rope = config.rope_theta, None
-    if config.rope_scaling is not None and config.rope_scaling.kind == "ntk":
-        # transformers has no name for a fixed NTK stretch, which is nothing but a larger theta.
-        theta = theta * config.rope_scaling.factor ** (config.head_dim / max(config.head_dim - 2, 1))
-    elif config.rope_scaling is not None:
+    theta, rope = plain_theta(config), None
+    if config.rope_scaling is not None and config.rope_scaling.kind != "ntk":
         rope = {"rope_type": config.rope_scaling.kind, "factor": config.rope_scaling.factor}
         if config.rope_scaling.kind == "llama3":
             rope |= {
