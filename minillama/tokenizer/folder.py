@@ -203,8 +203,7 @@ def _framing_of(path: Path, spec: dict[str, Any]) -> Framing:
     config = _beside(path, "tokenizer_config.json")
     names = {**_beside(path, "special_tokens_map.json"), **config}
     model = {**_beside(path, "config.json"), **_beside(path, "generation_config.json")}
-    added = spec.get("added_tokens")
-    ids = {t.get("content"): t.get("id") for t in added if isinstance(t, dict)} if isinstance(added, list) else {}
+    ids = _ids_by_text(spec)
     before, after = _template(spec.get("post_processor"))
 
     def frame(key: str, fallback: list[str]) -> int | None:
@@ -215,7 +214,7 @@ def _framing_of(path: Path, spec: dict[str, Any]) -> Framing:
         return next(iter(found + listed), None)
 
     bos, eos = frame("bos", before), frame("eos", after)
-    ends = {i for name, i in ids.items() if name in END_NAMES and isinstance(i, int)}
+    ends = {ids[name] for name in END_NAMES & ids.keys()}
     listed = {i for i in _ids(model.get("eos_token_id")) if i in ids.values()}
     stops = ends | listed | ({eos} if eos is not None else set())
     return Framing(
@@ -225,6 +224,15 @@ def _framing_of(path: Path, spec: dict[str, Any]) -> Framing:
         add_eos=eos is not None and [eos] == [ids.get(name) for name in after],
         stop_ids=frozenset(stops),
     )
+
+
+def _ids_by_text(spec: dict[str, Any]) -> dict[str, int]:
+    """Every token of a tokenizer.json; what is no token in it is for the tokenizer itself to refuse."""
+    model, added = spec.get("model"), spec.get("added_tokens")
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    listed = [(t.get("content"), t.get("id")) for t in added if isinstance(t, dict)] if isinstance(added, list) else []
+    pairs = [*(vocab.items() if isinstance(vocab, dict) else ()), *listed]
+    return {text: i for text, i in pairs if isinstance(text, str) and isinstance(i, int)}
 
 
 def _framing_beside(path: Path) -> Framing:

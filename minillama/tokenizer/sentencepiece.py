@@ -206,5 +206,6 @@ def _framing_of(proto: Any, pieces: Sequence[Piece]) -> Framing:
     """Llama's rule, with the model's own ids: bos in front, and no eos unless asked for."""
     ids = {piece.text: i for i, piece in enumerate(pieces) if piece.type == CONTROL}
     bos, eos = ids.get(proto.trainer_spec.bos_piece), ids.get(proto.trainer_spec.eos_piece)
-    stops = {i for text, i in ids.items() if text in END_NAMES} | ({eos} if eos is not None else set())
+    stops = {i for i, p in enumerate(pieces) if p.text in END_NAMES and p.type in (CONTROL, USER_DEFINED)}
+    stops |= {eos} if eos is not None else set()
     return Framing(bos, eos, add_bos=bos is not None, stop_ids=frozenset(stops))

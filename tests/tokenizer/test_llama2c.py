@@ -76,7 +76,7 @@ def test_bad_files(small: Path) -> None:
         return message
 
     assert "expected 400 pieces, found 0" in refused(b"")
-    assert "expected 400 pieces, found 399" in refused(data[:-10])
+    assert "expected 400 pieces, found 399" in refused(data[:-1])
     assert "expected 500 pieces, found 400" in refused(data, 500)
     assert "more bytes after them" in refused(data, 300)
     assert "has length 1073741824" in refused(data[:8] + struct.pack("<i", 1 << 30) + data[12:])
