@@ -92,7 +92,7 @@ def hint(chapter: ChapterArgument, exercise: ExerciseArgument = None, folder: Fo
     print(f"{chosen.number} {chosen.name}, hint {shown} of {len(chosen.hints)}:")
     print(wrap(chosen.hints[shown - 1]))
     if shown == len(chosen.hints):
-        print(f"\nThat was the last one. A solution: minillama exercises solution {of_chapter.code} {chosen.name}")
+        print(f"\nThat was the last one. A solution:\n  minillama exercises solution {of_chapter.code} {chosen.name}")
 
 
 @app.command(epilog="Example: minillama exercises solution ch04 rope")

@@ -30,7 +30,7 @@ def swapped(folder: Path, chapters: list[Chapter]) -> Iterator[tuple[list[str], 
     yours: list[str] = []
     unwritten: list[str] = []
     for chapter in chapters:
-        path = learner_file(folder, chapter)
+        path = learner_file(folder, chapter).resolve()  # as tracebacks name it
         module = _load(path)
         written = {e.name for e in chapter.exercises if not is_unwritten(getattr(module, e.name, None))}
         usable = [exercise for exercise in chapter.exercises if exercise.replaces]

@@ -1,5 +1,8 @@
 """The commands of `minillama exercises`, from the command line down."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -231,3 +234,31 @@ def test_chapters_and_command_are_told_apart():
     assert _split(["ch04", "ch08", "--", *command]) == (["ch04", "ch08"], command)
     assert _split(["ch04", "ch08", *command]) == (["ch04", "ch08"], command)
     assert _split(["ch04"]) == (["ch04"], [])
+
+
+# --- real weights
+
+
+@pytest.fixture
+def stories():
+    """stories260K: the first line that it tells at temperature 0."""
+    path = Path(os.environ.get("MINILLAMA_DATA", "")) / "weights" / "stories260K.bin"
+    if "MINILLAMA_DATA" not in os.environ or not path.is_file():
+        pytest.skip("needs MINILLAMA_DATA with weights/stories260K.bin")
+    return ["generate", "stories260k", "--prompt", "Once upon a time", "--temperature", "0", "--max-new-tokens", "40"]
+
+
+def test_a_learner_s_llama_tells_the_story(stories, solved):
+    code, out, _ = exercises("run", "--with", "ch04", "ch08", "--", *stories)
+    assert code == 0
+    assert out.startswith(
+        "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
+    )
+    assert exercises("run", "--folder", str(solved), "--with", "ch08", "--", *stories)[1] == out
+
+
+def test_a_rope_in_the_wrong_layout_tells_gibberish(stories, answer):
+    answer("ch04", "rope", "return _turn(x, rotations, 'half'), (rotations, layout)")
+    code, out, _ = exercises("run", "--with", "ch04", "--", *stories)
+    assert code == 0
+    assert out.startswith("Once upon a time, there was a little goth mist")
