@@ -114,5 +114,7 @@ def glue(**values: object) -> None:
     for name, value in values.items():
         prefix = "application/papermill.record/"  # the convention of scrapbook and MyST-NB: stored, not displayed
         display(
-            {prefix + "text/plain": repr(value)}, raw=True, metadata={"scrapbook": {"name": name, "mime_prefix": prefix}}
+            {prefix + "text/plain": repr(value)},
+            raw=True,
+            metadata={"scrapbook": {"name": name, "mime_prefix": prefix}},
         )

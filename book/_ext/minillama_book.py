@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 from importlib.util import find_spec
@@ -146,6 +147,9 @@ def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    # One thread for the chapters' matrix products: where cores are shared, threads that wait for one another take ten
+    # times as long. Kernels inherit the environment.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     app.add_config_value("minillama_repository", "", "html")
     app.add_config_value("minillama_pages_branch", "gh-pages", "html")
     app.add_config_value("comments_config", {}, "html")  # Jupyter Book sets it even where sphinx_comments is not loaded
