@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from minillama.backend import Array, get_array_module
 from minillama.config import LlamaConfig
 from minillama.errors import MinillamaError

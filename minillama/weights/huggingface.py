@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from math import isfinite, prod
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,7 @@ def _rope_from_json(source: Path, settings: dict[str, Any]) -> tuple[float, Rope
 
 
 def _number(source: Path, key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e300:
         raise MinillamaError(f"{source}: expected {key} to be a number, found {value!r}")
     return float(value)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from math import isfinite
 from pathlib import Path
 from re import fullmatch
 from typing import TYPE_CHECKING, Any
@@ -115,6 +114,9 @@ def config_from_params(source: Path, settings: dict[str, Any], shapes: dict[str,
     vocab_size = get("vocab_size", int, -1)
     if vocab_size == -1:  # Llama 1 and 2: the tokenizer's size was put in when the model was built
         vocab_size = shapes.get("tok_embeddings.weight", (0,))[0]
+    multiple_of = get("multiple_of", int, 256)
+    if multiple_of < 1:
+        raise MinillamaError(f"{source}: expected multiple_of to be positive, found {multiple_of}")
     scaling = RopeScaling("llama3", factor=32.0 if dim < 4096 else 8.0) if scaled else None
     if scaled:
         max_seq_len = 131_072  # Llama 3.1 and later
@@ -130,7 +132,7 @@ def config_from_params(source: Path, settings: dict[str, Any], shapes: dict[str,
         n_layers=get("n_layers", int),
         n_heads=get("n_heads", int),
         n_kv_heads=get("n_kv_heads", int, get("n_heads", int)),
-        ffn_dim=ffn_dim(dim, get("multiple_of", int, 256), get("ffn_dim_multiplier", float, 1.0)),
+        ffn_dim=ffn_dim(dim, multiple_of, get("ffn_dim_multiplier", float, 1.0)),
         vocab_size=vocab_size,
         max_seq_len=get("max_seq_len", int, max_seq_len),
         norm_eps=eps,
@@ -152,8 +154,8 @@ def _number(source: Path, settings: dict[str, Any], key: str, kind: type, defaul
         if default is None:
             raise MinillamaError(f"{source}: expected {key}, found no such key")
         return default
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole and not (kind is float and isinstance(value, float) and isfinite(value)):
+    known = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+    if not known or not abs(value) < 1e9:
         raise MinillamaError(f"{source}: expected {key} to be of type {kind.__name__}, found {value!r}")
     return kind(value)
 
