@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -18,7 +19,6 @@ app = typer.Typer(
     name="exercises",
     help="Write the package's functions yourself: check them, get hints, and let real weights run through them.",
     epilog="Start with: minillama exercises status",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -33,22 +33,39 @@ ExerciseArgument = Annotated[
 ]
 FolderOption = Annotated[
     Path | None,
-    typer.Option("--folder", help="Where your files are.", show_default="exercises, here or in a folder above"),
+    typer.Option("--folder", help="Your files, if not in exercises, here or in a folder above.", show_default=False),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
+@app.callback(invoke_without_command=True)
+def _whole(context: typer.Context) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a θ that the terminal does not know is no reason to stop
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
 @app.command(epilog="Example: minillama exercises check ch04")
-def check(chapter: ChapterArgument, folder: FolderOption = None) -> None:
+def check(
+    chapter: Annotated[
+        str | None,
+        typer.Argument(metavar="[CHAPTER]", help="The first that is not solved if left out.", show_default=False),
+    ] = None,
+    folder: FolderOption = None,
+) -> None:
     """Say what is right in a chapter, and explain the first thing that is not."""
-    from minillama.exercises.chapter import load_chapter
+    from minillama.exercises.chapter import all_chapters, load_chapter
     from minillama.exercises.report import report
     from minillama.exercises.runner import run_checks
     from minillama.exercises.workspace import find_folder, learner_file
 
-    of_chapter = load_chapter(chapter)
-    path = learner_file(find_folder(folder), of_chapter)
-    verdicts = run_checks(of_chapter, path)
+    found = find_folder(folder)
+    for of_chapter in [load_chapter(chapter)] if chapter else all_chapters():
+        path = learner_file(found, of_chapter)
+        verdicts = run_checks(of_chapter, path)
+        if chapter or any(verdict.state != "solved" for verdict in verdicts):
+            break
     print(report(of_chapter, path, verdicts))
     if any(verdict.state != "solved" for verdict in verdicts):
         raise typer.Exit(1)

@@ -1,6 +1,8 @@
 """The commands of `minillama exercises`, from the command line down."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,31 @@ def test_check_is_content_with_solutions(solved):
     assert code == 0
     assert "10 of 10 solved" in out
     assert "All solved." in out
+
+
+def test_check_takes_the_first_chapter_that_is_not_solved(answer):
+    assert "ch04 · Rotary position embeddings: 0 of 7 solved" in exercises("check")[1]
+    answer("ch04", "rope", "return _turn(x, rotations, layout), (rotations, layout)")
+    assert "ch08 · The whole Llama: 0 of 10 solved" in exercises("check")[1]
+
+
+def test_a_terminal_without_greek_gets_question_marks(folder):
+    command = [sys.executable, "-m", "minillama", "exercises", "hint", "ch04", "relative_score"]
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "PYTHONIOENCODING": "ascii"}
+    for line in ("Turning q_j by m ?_j", "ch04 ? Rotary position"):
+        done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, env=environment, check=False)
+        assert line in done.stdout
+        assert done.stderr == ""
+        command[4:] = ["check", "ch04"]
+    assert "  . 4.1  warm-up  rope_frequencies" in done.stdout
+
+
+def test_alone_it_shows_its_help():
+    code, out, _ = exercises()
+    assert code == 0
+    for command in ("check", "status", "hint", "solution", "reset", "run"):
+        assert command in out
 
 
 @pytest.mark.usefixtures("folder")
