@@ -12,8 +12,8 @@ from minillama.tokenizer.base import TURN_NAMES, Framing, Span, Special, Tokeniz
 from minillama.tokenizer.byte_level import bytes_of
 from minillama.tokenizer.sentencepiece import SPACE, byte_of_name
 
-# Ids beyond this are a damaged file: the largest vocabularies in use have some 260,000 entries.
-_MOST_IDS = 1 << 21
+# Vocabularies have holes, but not more than this many ids without a token: an id beyond is a damaged file.
+_MOST_HOLES = 1 << 16
 
 
 class BytePairTokenizer(Tokenizer):
@@ -33,6 +33,9 @@ class BytePairTokenizer(Tokenizer):
         vocab = _vocab_of(spec, where)
         added = _added_of(spec, where)
         self.texts = {i: text for text, i in vocab.items()} | {token["id"]: token["content"] for token in added}
+        size = max(self.texts, default=-1) + 1
+        if size > len(self.texts) + _MOST_HOLES:
+            raise MinillamaError(f"{where}: found an id of {size - 1} among {len(self.texts)} tokens")
         frame_ids = {framing.bos_id, framing.eos_id, *framing.stop_ids}
         specials = {self.texts[i]: Special(i) for i in frame_ids if i is not None and i in self.texts} | {
             token["content"]: Special(token["id"], strip_left=token["lstrip"], strip_right=token["rstrip"])
@@ -40,17 +43,17 @@ class BytePairTokenizer(Tokenizer):
             if token["special"] or token["id"] in frame_ids or token["content"] in TURN_NAMES
         }
         self._verbatim = {token["content"] for token in added}
-        kinds = {step.get("type") for step in _steps(spec.get("decoder"))}
+        kinds = {str(step.get("type")) for step in _steps(spec.get("decoder"))}
         self._byte_level = "ByteLevel" in kinds
         if not self._byte_level and not kinds & {"ByteFallback", "Metaspace"}:
-            found = ", ".join(sorted(str(kind) for kind in kinds)) or "none"
+            found = ", ".join(sorted(kinds)) or "none"
             raise MinillamaError(f"{where}: expected a byte-level or SentencePiece-style decoder, found {found}")
         self._drops_first_space = any(
-            (step.get("type") == "Strip" and step.get("content") == " " and step.get("start", 0) > 0)
+            (step.get("type") == "Strip" and step.get("content") == " " and step.get("start") not in (None, 0))
             or (step.get("type") == "Metaspace" and step.get("prepend_scheme", "always") != "never")
             for step in _steps(spec.get("decoder"))
         )
-        super().__init__(max(self.texts, default=-1) + 1, framing, specials)
+        super().__init__(size, framing, specials)
         plain = _without(spec, vocab, added, set(specials))
         self._engine = _engine(plain, where)
         # Some models put a space before the very beginning only, not after a control token.
@@ -114,7 +117,7 @@ def _vocab_of(spec: dict[str, Any], where: str) -> dict[str, int]:
         kind = model.get("type") if isinstance(model, dict) else None
         raise MinillamaError(f"{where}: expected a BPE model with merges, found model type {kind!r}")
     vocab = model.get("vocab")
-    if not isinstance(vocab, dict) or not all(_is_id(i) for i in vocab.values()):
+    if not isinstance(vocab, dict) or not all(map(_is_id, vocab.values())):
         raise MinillamaError(f"{where}: expected a vocabulary of texts and ids")
     if len(set(vocab.values())) != len(vocab):
         raise MinillamaError(f"{where}: two texts of the vocabulary have the same id")
@@ -134,7 +137,7 @@ def _added_of(spec: dict[str, Any], where: str) -> list[dict[str, Any]]:
 
 
 def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_IDS
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _steps(spec: Any) -> Iterator[dict[str, Any]]:
@@ -157,7 +160,7 @@ def _without(
     ordinary = [token for token in added if token["content"] not in names]
     # The library numbers added tokens itself, unless the vocabulary knows them.
     texts = vocab | {token["content"]: token["id"] for token in ordinary}
-    keep = {model.get("unk_token")}
+    unknown = model.get("unk_token")
     return {
         "version": "1.0",
         "truncation": None,
@@ -167,7 +170,7 @@ def _without(
         "pre_tokenizer": spec.get("pre_tokenizer"),
         "post_processor": None,
         "decoder": None,
-        "model": {**model, "type": "BPE", "vocab": {t: i for t, i in texts.items() if t not in names or t in keep}},
+        "model": {**model, "type": "BPE", "vocab": {t: i for t, i in texts.items() if t not in names or t == unknown}},
     }
 
 

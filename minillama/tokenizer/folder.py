@@ -60,7 +60,10 @@ def from_tokenizer_json(path: str | Path) -> BytePairTokenizer:
     """
     path = Path(path)
     spec = parse_json(_read(path), str(path))
-    return BytePairTokenizer(spec, _framing_of(path, spec), str(path))
+    try:
+        return BytePairTokenizer(spec, _framing_of(path, spec), str(path))
+    except RecursionError:
+        raise MinillamaError(f"{path}: expected a tokenizer, found lists nested without end") from None
 
 
 def write_byte_pair(tokenizer: BytePairTokenizer, folder: Path) -> None:

@@ -108,7 +108,7 @@ def _byte_pair(fields: Mapping[str, Any], where: str) -> Tokenizer:
     if merges is None:
         raise MinillamaError(f"{where}: expected {_KEY}merges, found none")
     # A file that does not say was made before the field existed; llama.cpp then takes its own default.
-    pre = fields.get(_KEY + "pre", "default")
+    pre = str(fields.get(_KEY + "pre", "default"))
     framing = _framing(fields, texts, types, adds_bos=pre in ADDS_BOS, where=where)
     spec = {
         "added_tokens": [
@@ -117,7 +117,7 @@ def _byte_pair(fields: Mapping[str, Any], where: str) -> Tokenizer:
             if kind in (CONTROL, UNKNOWN, USER_DEFINED)
         ],
         "normalizer": {"type": "NFC"} if pre in COMPOSES else None,
-        "pre_tokenizer": pre_tokenizer(str(pre), where),
+        "pre_tokenizer": pre_tokenizer(pre, where),
         "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
         "model": {
             "type": "BPE",

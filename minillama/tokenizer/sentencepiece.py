@@ -151,7 +151,7 @@ def build_model(
 
 def _parse(model: bytes, where: str) -> Any:
     """The model's parts, checked here because the C++ library trusts them."""
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     proto = _new_proto()
     try:

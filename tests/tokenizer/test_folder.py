@@ -143,7 +143,7 @@ def test_frames_from_the_files_beside(tmp_path: Path) -> None:
         ),
         ({"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}}, "expected a vocabulary of texts and ids"),
         ({"model": {"type": "BPE", "vocab": {"a": 1, "b": 1}, "merges": []}}, "have the same id"),
-        ({"model": {"type": "BPE", "vocab": {"a": 1 << 40}, "merges": []}}, "expected a vocabulary of texts and ids"),
+        ({"model": {"type": "BPE", "vocab": {"a": 1 << 40}, "merges": []}}, "found an id of 1099511627776 among"),
         ({"model": {"type": "BPE", "vocab": {"a": 1}, "merges": ["a b"]}}, "the tokenizers library refuses it: "),
         ({"decoder": {"type": "WordPiece"}}, "expected a byte-level or SentencePiece-style decoder, found WordPiece"),
         ({"decoder": None}, "expected a byte-level or SentencePiece-style decoder, found none"),
@@ -165,6 +165,17 @@ def test_bad_json(tmp_path: Path, changes: dict[str, Any], message: str) -> None
 def test_what_is_no_json(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(MinillamaError, match=r"expected (a )?JSON") as error:
+        from_folder(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_nested_without_end(tmp_path: Path) -> None:
+    from_gguf(byte_level_fields()).save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    data, depth = path.read_text("utf-8"), 900
+    at = data.index('"decoder":') + len('"decoder":')
+    path.write_text(data[:at] + '{"decoders":[' * depth + "]}" * depth + "," + '"old":' + data[at:], encoding="utf-8")
+    with pytest.raises(MinillamaError, match=r"nested without end|expected JSON|refuses") as error:
         from_folder(tmp_path)
     assert "\n" not in str(error.value)
 
