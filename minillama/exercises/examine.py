@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from minillama import layers
 from minillama.exercises.chapter import BadReturn, Case, Exercise, Functions
 from minillama.exercises.compare import Difference, compare, describe
 from minillama.exercises.skeleton import is_unwritten
@@ -99,7 +101,7 @@ def _try_case(
     expected = exercise.run(solutions, copy.deepcopy(case))
     given = copy.deepcopy(case)
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), _package_s_own_away(exercise, path):
             got = exercise.run(own, given)
     except BadReturn as error:
         return Difference(str(error))
@@ -125,6 +127,25 @@ def _try_proof(exercise: Exercise, own: Functions, path: Path | None) -> str | N
         return f"The gradient is not that of your own forward pass: {error}."
     except BaseException as error:
         return explain_exception(error, exercise.name, path)
+
+
+@contextlib.contextmanager
+def _package_s_own_away(exercise: Exercise, path: Path | None) -> Iterator[None]:
+    """While a learner's code runs, `layers` does not have the function that the exercise asks for."""
+    name = exercise.name
+    if path is None or getattr(layers, name, None) is not exercise.solution:
+        yield
+        return
+
+    def away(*args: Any, **kwargs: Any) -> Any:
+        del args, kwargs
+        raise RuntimeError(f"layers.{name} is what this exercise asks for: write it without")
+
+    setattr(layers, name, away)
+    try:
+        yield
+    finally:
+        setattr(layers, name, exercise.solution)
 
 
 def _known_cause(exercise: Exercise, own: Functions, solutions: SimpleNamespace, cases: list[Case]) -> str | None:

@@ -133,6 +133,13 @@ def test_the_package_s_own_function_is_no_answer(folder):
     assert "This is minillama's own rope" in verdict.message
 
 
+def test_calling_the_package_s_own_function_is_no_answer(answer):
+    path = answer("ch08", "rmsnorm", "return layers.rmsnorm(x, weight, eps)")
+    verdicts = {verdict.name: verdict for verdict in run_checks(LLAMA, path)}
+    assert "layers.rmsnorm is what this exercise asks for: write it without" in verdicts["rmsnorm"].message
+    assert verdicts["block"].state == "solved"  # there it is a tool
+
+
 def test_what_the_code_prints_is_shown_once(answer):
     path = answer("ch04", "rope_frequencies", "print('head', head_dim)\nreturn theta")
     text = report(ROPE, path, run_checks(ROPE, path))
