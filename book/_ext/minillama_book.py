@@ -158,6 +158,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", set_repository, priority=100)
     app.connect("doctree-resolved", require_alt_text)
     app.connect("html-page-context", inline_figures)
-    app.connect("html-page-context", offer_notebook, priority=450)
+    app.connect("html-page-context", offer_notebook)  # after the theme has made its list of buttons, before it fills it
     app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

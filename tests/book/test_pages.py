@@ -102,3 +102,13 @@ def test_mathjax_is_there_with_its_fonts():
     mathjax = HTML / "_static" / "mathjax"
     assert (mathjax / "tex-chtml.js").is_file()
     assert list((mathjax / "output/chtml/fonts/woff-v2").glob("*.woff"))
+
+
+@pytest.mark.parametrize("page", [page for page in CONTENT if page.startswith("chapters/")])
+def test_numbers_begin_with_the_number_in_the_file_name(page):
+    chapter = int(page.removeprefix("chapters/")[:2])
+    soup = parse(page)
+    assert soup.find("h1").find(class_="section-number").get_text().strip() == str(chapter)
+    numbers = [tag.get_text() for tag in soup(class_=["eqno", "caption-number"])]
+    assert numbers
+    assert [n for n in numbers if not re.search(rf"(^|\D){chapter}\.\d+", n)] == []
