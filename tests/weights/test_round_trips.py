@@ -19,6 +19,11 @@ FORMATS = {"llama2c": "model.bin", "llama2c-v1": "model.bin", "huggingface": "mo
 TEXT = "a  12 aé🙂\n</s>"
 
 
+@pytest.fixture(scope="module")
+def smollm2() -> weights.Checkpoint:
+    return weights.load(smollm2_gguf())
+
+
 @pytest.mark.parametrize("to", FORMATS)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_each_format(tmp_path: Path, config: LlamaConfig, to: str) -> None:
@@ -148,8 +153,8 @@ def test_our_version_1_is_llama2cs_byte_for_byte(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("to", ["huggingface", "gguf"])
-def test_smollm2(tmp_path: Path, to: str) -> None:
-    original = weights.load(smollm2_gguf())
+def test_smollm2(smollm2: weights.Checkpoint, tmp_path: Path, to: str) -> None:
+    original = smollm2
     weights.save(original, tmp_path / FORMATS[to], to=to)
     loaded = weights.load(tmp_path / FORMATS[to])
     assert loaded.config == original.config
