@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ PALETTE = {
 }
 # Text and axes, and grid lines: greys that can be read on white and on black, for readers of the bare notebook.
 INK = {"ink": "#717681", "faint": "#8b909a"}
+
+_NUMBER = re.compile(r"[<~≈]? ?[-+−±]?[\d,]+(\.\d+)?(e[-+]?\d+)?( ?[%×])?|–?")  # or a dash, where there is none
 
 
 def use_style() -> None:
@@ -100,13 +103,9 @@ def _without_docstrings(code: str) -> str:
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Markdown:
     """A small table of results: columns of numbers right-aligned, text left. Format the numbers before."""
     cells = [[str(value) for value in row] for row in rows]
-    numeric = [all(_is_number(row[i]) for row in cells) for i in range(len(header))]
+    numeric = [all(_NUMBER.fullmatch(row[i]) for row in cells) for i in range(len(header))]
     rule = ["---:" if right else ":---" for right in numeric]
     return Markdown("\n".join("| " + " | ".join(row) + " |" for row in [list(header), rule, *cells]))
-
-
-def _is_number(text: str) -> bool:
-    return text.strip("`~<≈ %×").replace(",", "").replace("−", "-").replace(".", "", 1).lstrip("-+")[:1].isdigit()
 
 
 def glue(**values: object) -> None:
