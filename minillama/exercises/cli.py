@@ -52,6 +52,10 @@ def check(
         str | None,
         typer.Argument(metavar="[CHAPTER]", help="The first that is not solved if left out.", show_default=False),
     ] = None,
+    exercise: Annotated[
+        str | None,
+        typer.Argument(metavar="[EXERCISE]", help="The one to explain, by name or number.", show_default=False),
+    ] = None,
     folder: FolderOption = None,
 ) -> None:
     """Say what is right in a chapter, and explain the first thing that is not."""
@@ -66,8 +70,9 @@ def check(
         verdicts = run_checks(of_chapter, path)
         if chapter or any(verdict.state != "solved" for verdict in verdicts):
             break
-    print(report(of_chapter, path, verdicts))
-    if any(verdict.state != "solved" for verdict in verdicts):
+    about = of_chapter.find(exercise) if exercise else None
+    print(report(of_chapter, path, verdicts, about))
+    if any(verdict.state != "solved" for verdict in verdicts if about is None or verdict.name in (about.name, "")):
         raise typer.Exit(1)
 
 

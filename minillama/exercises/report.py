@@ -17,8 +17,11 @@ MARKS = {"solved": "✓", "failed": "✗", "unwritten": "·", "waiting": "·"}
 PLAIN_MARKS = {"solved": "+", "failed": "x", "unwritten": ".", "waiting": "."}  # for terminals without Unicode
 
 
-def report(chapter: Chapter, path: Path, verdicts: list[Verdict]) -> str:
-    """The chapter's exercises, each with its mark, the first failure explained, and what to do next."""
+def report(chapter: Chapter, path: Path, verdicts: list[Verdict], about: Exercise | None = None) -> str:
+    """The chapter's exercises, each with its mark, the first failure explained, and what to do next.
+
+    about: explain this exercise in the place of the first failure.
+    """
     if not verdicts[0].name:  # the file cannot be read
         return f"{chapter.code} · {chapter.title}\n\n{wrap(verdicts[0].message)}"
     solved = sum(verdict.state == "solved" for verdict in verdicts)
@@ -26,7 +29,8 @@ def report(chapter: Chapter, path: Path, verdicts: list[Verdict]) -> str:
     for exercise, verdict in zip(chapter.exercises, verdicts, strict=True):
         note = {"unwritten": "not written yet", "waiting": verdict.message}.get(verdict.state, "")
         lines.append(f"  {mark(verdict)} {exercise.number:<5}{exercise.grade:<9}{exercise.name:<24}{note}".rstrip())
-    lines += ["", _next(chapter, path, verdicts)]
+    pairs = list(zip(chapter.exercises, verdicts, strict=True))
+    lines += ["", _next(chapter, path, [pair for pair in pairs if about in (None, pair[0])])]
     return "\n".join(lines)
 
 
@@ -82,9 +86,8 @@ def wrap(text: str) -> str:
     return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
-def _next(chapter: Chapter, path: Path, verdicts: list[Verdict]) -> str:
+def _next(chapter: Chapter, path: Path, pairs: list[tuple[Exercise, Verdict]]) -> str:
     """The first failure explained; without one, what to write next."""
-    pairs = list(zip(chapter.exercises, verdicts, strict=True))
     for exercise, verdict in pairs:
         if verdict.state == "failed":
             hint = f"A hint: minillama exercises hint {chapter.code} {exercise.name}"
@@ -92,6 +95,8 @@ def _next(chapter: Chapter, path: Path, verdicts: list[Verdict]) -> str:
     for exercise, verdict in pairs:
         if verdict.state != "solved":
             return f"Next: {exercise.number} {exercise.name}, {path.name} line {_line_of(path, exercise)}."
+    if len(pairs) == 1:
+        return f"{pairs[0][0].number} {pairs[0][0].name} is solved."
     return f"All solved. Let it speak: minillama exercises run --with {chapter.code} -- generate stories260k"
 
 

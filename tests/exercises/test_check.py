@@ -63,7 +63,7 @@ ANSWERS = {
 # The same for answers that only a process of its own survives.
 DEADLY = {
     "dead process": ("import os\nos._exit(3)", "It ended Python (exit code 3)."),
-    "endless loop": ("while True:\n    print('x')", "rope ran longer than 0.5 seconds. An endless loop?"),
+    "endless loop": ("while True:\n    print('x')", "rope ran longer than 1.5 seconds. An endless loop?"),
     "input asked": ("return input('x?'), ()", "raised EOFError"),
 }
 
@@ -84,7 +84,7 @@ def test_a_wrong_rope_is_explained(kind, answer):
 def test_a_deadly_rope_is_explained(kind, answer):
     body, expected = DEADLY[kind]
     path = answer("ch04", "rope", body)
-    verdicts = run_checks(ROPE, path, seconds=0.5)
+    verdicts = run_checks(ROPE, path, seconds=1.5)
     text = " ".join(report(ROPE, path, verdicts).split())
     assert "✗ 4.3 core rope" in text
     assert expected in text
@@ -101,14 +101,14 @@ def test_a_deadly_rope_is_explained(kind, answer):
         ("def rope(x:", "SyntaxError: "),
         ("1 / 0", "`1 / 0`, raised ZeroDivisionError: division by zero"),
         ("raise SystemExit", "raised SystemExit"),
-        ("while True: pass", "Importing the file took longer than 0.5 seconds. An endless loop?"),
+        ("while True: pass", "Importing the file took longer than 1.5 seconds. An endless loop?"),
         ("import os; os._exit(0)", "It ended Python (exit code 0)."),
     ],
 )
 def test_a_file_that_cannot_be_imported_is_explained(line, expected, folder):
     path = folder / "ch04_rope.py"
     path.write_text(f"{line}\n", encoding="utf-8")
-    verdicts = run_checks(ROPE, path, seconds=0.5)
+    verdicts = run_checks(ROPE, path, seconds=1.5)
     assert expected in " ".join(report(ROPE, path, verdicts).split())
 
 
@@ -207,11 +207,15 @@ def test_from_a_notebook(folder, capsys):
     assert capsys.readouterr().out == printed
 
 
-def test_a_check_takes_no_time(solved):
-    """Under two seconds on an idle machine; four here, where others may be at work."""
-    started = time.perf_counter()
-    verdicts = run_checks(LLAMA, solved / "ch08_llama.py")
-    assert time.perf_counter() - started < 4
+def test_a_check_takes_under_two_seconds(solved):
+    """The best of five, since others may be at work on the machine."""
+    for _ in range(5):
+        started = time.perf_counter()
+        verdicts = run_checks(LLAMA, solved / "ch08_llama.py")
+        seconds = time.perf_counter() - started
+        if seconds < 2:
+            break
+    assert seconds < 2
     assert {verdict.state for verdict in verdicts} == {"solved"}
 
 

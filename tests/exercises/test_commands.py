@@ -41,6 +41,21 @@ def test_check_is_content_with_solutions(solved):
     assert "All solved." in out
 
 
+def test_check_explains_the_exercise_that_is_asked_for(answer):
+    path = answer("ch04", "rope_frequencies", "return theta")
+    text = path.read_text(encoding="utf-8").replace("return _turn(x, rotations", "return _turn(2 * x, rotations")
+    path.write_text(text, encoding="utf-8")
+    assert "4.1 rope_frequencies is not right yet" in exercises("check", "ch04")[1]
+    for name in ("rope", "4.3"):
+        code, out, _ = exercises("check", "ch04", name)
+        assert code == 1
+        assert "4.3 rope is not right yet" in out
+        assert "rope_frequencies is not right yet" not in out
+    code, out, _ = exercises("check", "ch04", "rope_rotations")
+    assert code == 0
+    assert out.endswith("4.2 rope_rotations is solved.\n")
+
+
 def test_check_takes_the_first_chapter_that_is_not_solved(answer):
     assert "ch04 · Rotary position embeddings: 0 of 7 solved" in exercises("check")[1]
     answer("ch04", "rope", "return _turn(x, rotations, layout), (rotations, layout)")
