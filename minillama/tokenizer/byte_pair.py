@@ -36,11 +36,13 @@ class BytePairTokenizer(Tokenizer):
         size = max(self.texts, default=-1) + 1
         if size > len(self.texts) + _MOST_HOLES:
             raise MinillamaError(f"{where}: found an id of {size - 1} among {len(self.texts)} tokens")
-        frame_ids = {framing.bos_id, framing.eos_id, *framing.stop_ids}
-        specials = {self.texts[i]: Special(i) for i in frame_ids if i is not None and i in self.texts} | {
+        # A stop can be an ordinary token, a line's end say: only those added beside the vocabulary control anything.
+        specials = {
+            self.texts[i]: Special(i) for i in (framing.bos_id, framing.eos_id) if i is not None and i in self.texts
+        } | {
             token["content"]: Special(token["id"], strip_left=token["lstrip"], strip_right=token["rstrip"])
             for token in added
-            if token["special"] or token["id"] in frame_ids or token["content"] in TURN_NAMES
+            if token["special"] or token["id"] in framing.stop_ids or token["content"] in TURN_NAMES
         }
         self._verbatim = {token["content"] for token in added}
         kinds = {str(step.get("type")) for step in _steps(spec.get("decoder"))}

@@ -41,11 +41,13 @@ class SentencePieceTokenizer(Tokenizer):
             Piece(p.piece if escaped else p.piece.replace(" ", SPACE), p.score, p.type) for p in self.proto.pieces
         ]
         framing = framing or _framing_of(self.proto, self.pieces)
-        frame_ids = {framing.bos_id, framing.eos_id, *framing.stop_ids}
+        turns = framing.stop_ids | {i for i, piece in enumerate(self.pieces) if piece.text in TURN_NAMES}
         specials = {
             piece.text: Special(i)
             for i, piece in enumerate(self.pieces)
-            if piece.type == CONTROL or i in frame_ids or (piece.type == USER_DEFINED and piece.text in TURN_NAMES)
+            if piece.type == CONTROL
+            or i in (framing.bos_id, framing.eos_id)
+            or (piece.type == USER_DEFINED and i in turns)
         }
         try:
             self._processor = SentencePieceProcessor(model_proto=_guarded(self.proto, specials))

@@ -106,7 +106,9 @@ def test_bos_by_family_unless_the_file_says(pre: str, adds: bool) -> None:
 
 def test_stop_ids_are_every_end_of_turn() -> None:
     assert from_gguf(byte_level_fields()).stop_ids == {0, 2}
-    assert from_gguf(byte_level_fields(eot_token_id=5, eom_token_id=6)).stop_ids == {0, 2, 5, 6}
+    tokenizer = from_gguf(byte_level_fields(eot_token_id=5, eom_token_id=6))
+    assert tokenizer.stop_ids == {0, 2, 5, 6}
+    assert tokenizer.encode('"#') == [4, 5], "a stop that is ordinary text is still text"
 
 
 def test_control_tokens_only_when_asked(small: Tokenizer) -> None:
