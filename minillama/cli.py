@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from minillama.tokenizer import Tokenizer
 
 
-DTYPES = ("float32", "float16", "bfloat16")
 CTRL_C = 130  # 128 + SIGINT, as a shell says it
 
 
@@ -290,9 +289,9 @@ def convert(
 ) -> None:
     """Write a checkpoint in another format, tokenizer and chat template included."""
     from minillama import catalog, weights
+    from minillama.weights.writing import as_dtype
 
-    if dtype not in DTYPES:
-        raise UsageError(f"unknown dtype {dtype!r}: expected {', '.join(DTYPES)}")
+    on_disk = as_dtype(dtype)
     if destination.exists() and not force:
         raise UsageError(f"{destination}: is there already (--force overwrites it)")
     path = catalog.resolve(source)
@@ -300,7 +299,7 @@ def convert(
         raise UsageError(f"{destination}: expected another place than the source itself")
     started = time.perf_counter()
     checkpoint = weights.load(path)
-    weights.save(checkpoint, destination, to=to, dtype=_dtype(dtype))
+    weights.save(checkpoint, destination, to=to, dtype=on_disk)
     _say(
         f"{destination}: {checkpoint.config.param_count():,} parameters from {path} ({checkpoint.format}) in "
         f"{time.perf_counter() - started:.1f} s"
@@ -401,14 +400,6 @@ def _read_prompt(source: str | Path) -> str:
 def _say(line: str) -> None:
     """Statistics and notices: on stderr, apart from the text."""
     print(line, file=sys.stderr)
-
-
-def _dtype(name: str) -> Any:
-    """The numpy type called `name`; bfloat16 is one of ml_dtypes."""
-    import ml_dtypes
-    import numpy as np
-
-    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
 
 def main() -> None:

@@ -339,7 +339,9 @@ def test_bad_commands(story_model: Path, tmp_path: Path) -> None:
     assert_one_line(run("convert", story_model), 2, "Missing argument 'DST'")
     assert_one_line(run("convert", "nowhere/x", out), 1, "no such file or folder")
     assert_one_line(run("convert", story_model, out, "--to", "onnx"), 2, "unknown format 'onnx'")
-    assert_one_line(run("convert", story_model, out, "--dtype", "int4"), 2, "unknown dtype 'int4': expected float32")
+    assert_one_line(
+        run("convert", story_model, out, "--dtype", "int9"), 2, "unknown dtype 'int9': expected one of float32"
+    )
     assert_one_line(run("convert", story_model, out, "--dtype", "float16"), 2, "llama2.c files hold float32")
     assert_one_line(run("convert", story_model, story_model, "--force"), 2, "another place than the source itself")
     assert not out.exists()
