@@ -125,11 +125,11 @@ def _definition(source: str) -> ast.FunctionDef:
 
 
 def _helpers(function: Callable) -> list[Callable]:
-    """The functions of its own module that `function` calls, the called before the caller."""
+    """The private functions of its module that `function` calls, the called before the caller."""
     helpers: list[Callable] = []
-    for name in _names(_definition(_source(function))):
+    for name in sorted(_names(_definition(_source(function)))):
         value = _module(function).__dict__.get(name)
-        if isinstance(value, FunctionType) and value.__module__ == function.__module__ and value is not function:
+        if name.startswith("_") and isinstance(value, FunctionType) and value is not function:
             called: list[Callable] = [*_helpers(value), value]
             helpers += [helper for helper in called if helper not in helpers]
     return helpers
@@ -141,14 +141,14 @@ def _imports(chapter: Chapter, every: bool) -> str:
     every: also all else that the solutions import.
     """
     statements: set[tuple[str, str]] = set()
+    own = {exercise.name for exercise in chapter.exercises}
     for exercise in chapter.exercises:
-        own = {exercise.name for exercise in chapter.exercises}
         for function in [exercise.solution, *_helpers(exercise.solution)]:
             node = _definition(_source(function))
             module = _module(function)
             signature = _names(node.args) | (_names(node.returns) if node.returns else set())
             for name in _names(node) - own - set(dir(builtins)):
-                if name not in module.__dict__ or (module.__dict__[name] in _helpers(exercise.solution)):
+                if name not in module.__dict__ or module.__dict__[name] in _helpers(exercise.solution):
                     continue  # a local variable, or a helper that is written out
                 if every or name in signature or isinstance(module.__dict__[name], ModuleType):
                     statements.add(_import_of(name, module))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from minillama import backend
@@ -22,8 +23,7 @@ from minillama.exercises.workspace import learner_file
 def swapped(folder: Path, chapters: list[Chapter]) -> Iterator[tuple[list[str], list[str]]]:
     """While it is open, the package runs the learner's functions; gives their names, and those not written yet.
 
-    Raises MinillamaError when a file cannot be read or none of its functions is written. A backward pass is swapped
-    with its forward pass, whose `saved` it reads.
+    Raises MinillamaError when a file cannot be read or none of its functions is written.
     """
     # Learners write for NumPy: while their code runs, the model stays on the CPU.
     replacements: dict[tuple[Any, str], Any] = {(backend, "cuda_problem"): lambda: "exercises run on the CPU"}
@@ -32,27 +32,20 @@ def swapped(folder: Path, chapters: list[Chapter]) -> Iterator[tuple[list[str], 
     for chapter in chapters:
         path = learner_file(folder, chapter).resolve()  # as tracebacks name it
         module = _load(path)
-        written = {e.name for e in chapter.exercises if not is_unwritten(getattr(module, e.name, None))}
         usable = [exercise for exercise in chapter.exercises if exercise.replaces]
-        if not any(exercise.name in written for exercise in usable):
-            first = usable[0]
+        written = {exercise.name for exercise in usable if not is_unwritten(getattr(module, exercise.name, None))}
+        if not written:
             raise MinillamaError(
-                f"nothing to run in {path.name} yet: write {first.name} first ({first.number}), or ask for a hint:"
-                f" minillama exercises hint {chapter.code}"
+                f"nothing to run in {path.name} yet: write {usable[0].name} first ({usable[0].number}), or ask for a"
+                f" hint: minillama exercises hint {chapter.code}"
             )
         unwritten += [exercise.name for exercise in usable if exercise.name not in written]
         for exercise in usable:
-            forward = exercise.name.removesuffix("_backward")
-            if exercise.name in written and (forward == exercise.name or forward in written):
-                function = _guarded(getattr(module, exercise.name), exercise, path)
-                yours.append(exercise.name)
-            elif exercise.name != forward and forward in written:
-                function = _missing(exercise, path)
-            else:
-                continue
-            assert exercise.replaces is not None
-            owner, attribute = _place(exercise.replaces)
-            replacements[owner, attribute] = exercise.adapt(function) if exercise.adapt else function
+            function = _replacement(exercise, module, written, path)
+            if function is not None:
+                yours += [exercise.name] if exercise.name in written else []
+                assert exercise.replaces is not None
+                replacements[_place(exercise.replaces)] = exercise.adapt(function) if exercise.adapt else function
     originals = {(owner, attribute): getattr(owner, attribute) for owner, attribute in replacements}
     try:
         for (owner, attribute), function in replacements.items():
@@ -63,7 +56,20 @@ def swapped(folder: Path, chapters: list[Chapter]) -> Iterator[tuple[list[str], 
             setattr(owner, attribute, function)
 
 
-def _load(path: Path) -> Any:
+def _replacement(exercise: Exercise, module: ModuleType, written: set[str], path: Path) -> Callable[..., Any] | None:
+    """What to run in the place of the package's function; None leaves it.
+
+    A backward pass goes with its forward pass, whose `saved` it reads: neither is mixed with the package's other.
+    """
+    forward = exercise.name.removesuffix("_backward")
+    if forward not in written:
+        return None
+    if exercise.name in written:
+        return _guarded(getattr(module, exercise.name), exercise, path)
+    return _missing(exercise, path)
+
+
+def _load(path: Path) -> ModuleType:
     if not path.is_file():
         raise MinillamaError(f"{path}: no such file; `minillama exercises reset {path.stem[:4]}` writes a new one")
     try:
