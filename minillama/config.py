@@ -99,8 +99,8 @@ class LlamaConfig:
                 f"layers.{i}.attention.wo.weight": (C, H * D),
                 f"layers.{i}.ffn_norm.weight": (C,),
                 f"layers.{i}.feed_forward.w1.weight": (F, C),
-                f"layers.{i}.feed_forward.w2.weight": (C, F),
                 f"layers.{i}.feed_forward.w3.weight": (F, C),
+                f"layers.{i}.feed_forward.w2.weight": (C, F),
             }
         shapes["norm.weight"] = (C,)
         if not self.tie_embeddings:
@@ -126,12 +126,12 @@ class LlamaConfig:
         """Weights, gradients, AdamW's two moments, and the activations that the backward pass reads.
 
         A layer keeps, for each token: the two norms' inputs and outputs (4C) with their two inverse norms, q and the
-        attention output (2HD), k and v (2KD), the gate, up and product of SwiGLU (3F), and H rows of attention
-        probabilities, of which causality leaves about half; the head keeps its logits (V) and its input and
-        normed input (2C).
+        attention output by group and by head (3HD), k and v (2KD), the gate, up and product of SwiGLU (3F), and H rows
+        of attention probabilities, of which causality leaves about half (queries are taken 256 at a time: all of them
+        up to there); the head keeps its logits (V) and its input and normed input (2C).
         """
         C, H, K, D, F, V = self.dim, self.n_heads, self.n_kv_heads, self.head_dim, self.ffn_dim, self.vocab_size
-        per_token_layer = 4 * C + 2 + 2 * H * D + 2 * K * D + 3 * F + H * (length + 1) / 2
+        per_token_layer = 4 * C + 2 + 3 * H * D + 2 * K * D + 3 * F + H * min(length, (length + 256) / 2)
         activations = batch * length * (self.n_layers * per_token_layer + V + 2 * C)
         return int((4 * self.param_count() + activations) * bytes_per_value)
 
