@@ -13,9 +13,8 @@ import numpy as np
 from minillama import layers
 from minillama.backend import Array, Device, device_of, get_array_module, resolve_device, to_device, to_host
 from minillama.config import LlamaConfig
-from minillama.errors import MinillamaError, UsageError
-
-Params = dict[str, Array]
+from minillama.errors import UsageError
+from minillama.params import Params, check_shapes, empty_params, side_by_side
 
 
 class Llama:
@@ -26,7 +25,7 @@ class Llama:
 
     def __init__(self, config: LlamaConfig, params: Params) -> None:
         """Raises MinillamaError where a parameter is missing, unexpected or of the wrong shape."""
-        check_params(config, params)
+        check_shapes(config, params)
         self.config = config
         self.params = params
         self._frequencies = layers.rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
@@ -39,14 +38,14 @@ class Llama:
         """
         device = resolve_device(device)
         rng = np.random.default_rng(seed)
-        params: Params = {}
-        for name, shape in config.param_shapes().items():
-            if len(shape) == 1:
-                params[name] = to_device(np.ones(shape, dtype), device)
-                continue
-            std = 0.02 / (2 * config.n_layers) ** 0.5 if name.endswith(("wo.weight", "w2.weight")) else 0.02
-            params[name] = to_device((rng.standard_normal(shape) * std).astype(dtype), device)
-        return cls(config, params)
+        params: Params = empty_params(config, dtype)
+        for name, p in params.items():
+            if p.ndim == 1:
+                p[...] = 1
+            else:
+                std = 0.02 / (2 * config.n_layers) ** 0.5 if name.endswith(("wo.weight", "w2.weight")) else 0.02
+                p[...] = rng.standard_normal(p.shape) * std
+        return cls(config, {name: to_device(p, device) for name, p in params.items()})
 
     @classmethod
     def load(cls, source: str | Path, device: Device | None = "cpu", dtype: type = np.float32) -> Llama:
@@ -84,7 +83,7 @@ class Llama:
 
     def forward(
         self, tokens: Array, *, mask: Array | None = None, cache: KVCache | None = None
-    ) -> tuple[Array, list | None]:
+    ) -> tuple[Array, Any]:
         """Hidden states after the final norm.
 
         tokens: (B, T) integers. mask: (B, T) bool, false where a token is padding, left or right: padding changes no
@@ -111,7 +110,7 @@ class Llama:
         hidden, normed = layers.rmsnorm(x, p["norm.weight"], config.norm_eps)
         return hidden, None if cache is not None else [embedded, blocks, normed]
 
-    def backward(self, dhidden: Array, saved: list) -> Params:
+    def backward(self, dhidden: Array, saved: Any) -> Params:
         """Gradient of every parameter that `forward` used, given that of its hidden states (B, T, C).
 
         The heads' own gradients are added by the caller (`accumulate`); with tied embeddings both share a name.
@@ -143,9 +142,7 @@ class Llama:
         D = config.head_dim
 
         h, norm1 = layers.rmsnorm(x, w["attention_norm"], config.norm_eps)
-        q, wq = layers.linear(h, w["wq"])  # (B, T, C) -> (B, T, H*D)
-        k, wk = layers.linear(h, w["wk"])  # (B, T, C) -> (B, T, K*D)
-        v, wv = layers.linear(h, w["wv"])  # (B, T, C) -> (B, T, K*D)
+        (q, wq), (k, wk), (v, wv) = self._project(h, w, ("wq", "wk", "wv"), joined=cache is not None)
         q, rope_q = layers.rope(q.reshape(B, T, config.n_heads, D), rotations)
         k, rope_k = layers.rope(k.reshape(B, T, config.n_kv_heads, D), rotations)
         v = v.reshape(B, T, config.n_kv_heads, D)
@@ -156,14 +153,25 @@ class Llama:
         x = x + out
 
         h, norm2 = layers.rmsnorm(x, w["ffn_norm"], config.norm_eps)
-        gate, w1 = layers.linear(h, w["w1"])  # (B, T, C) -> (B, T, F)
-        up, w3 = layers.linear(h, w["w3"])
+        (gate, w1), (up, w3) = self._project(h, w, ("w1", "w3"), joined=cache is not None)
         h, act = layers.swiglu(gate, up)
         out, w2 = layers.linear(h, w["w2"])  # (B, T, F) -> (B, T, C)
         x = x + out
         if cache is not None:
             return x, None
         return x, (norm1, wq, wk, wv, rope_q, rope_k, attended, wo, norm2, w1, w3, act, w2)
+
+    def _project(self, x: Array, w: Params, names: tuple[str, ...], joined: bool) -> list[tuple[Array, Any]]:
+        """x (B, T, C) times each of the named matrices: (y, saved) a matrix. joined: nothing needs to be saved, so
+        matrices that lie side by side are multiplied as one; one large product reads memory faster than three.
+        """
+        matrices = [w[name] for name in names]
+        whole = side_by_side(*matrices) if joined else None
+        if whole is None:
+            return [layers.linear(x, matrix) for matrix in matrices]
+        y, _ = layers.linear(x, whole)  # (B, T, C) -> (B, T, ΣO)
+        ends = np.cumsum([len(matrix) for matrix in matrices]).tolist()
+        return [(y[..., end - len(matrix) : end], None) for matrix, end in zip(matrices, ends, strict=True)]
 
     def _block_backward(self, i: int, dx: Array, saved: tuple, grads: Params) -> Array:
         """The block read from its end: each residual sum hands dx to both of its terms. Fills `grads`."""
@@ -269,28 +277,6 @@ class KVCache:
         """Keep only these rows, in this order: sequences that are finished leave the batch."""
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
         self.pads = None if self.pads is None else self.pads[rows]
-
-
-def check_params(config: LlamaConfig, params: Params) -> None:
-    """Raises MinillamaError with the first parameter that is missing, unexpected or of the wrong shape."""
-    shapes = config.param_shapes()
-    if missing := [name for name in shapes if name not in params]:
-        raise MinillamaError(f"missing parameter {missing[0]} ({len(missing)} of {len(shapes)} missing)")
-    if unexpected := [name for name in params if name not in shapes]:
-        raise MinillamaError(f"unexpected parameter {unexpected[0]} ({len(unexpected)} in all)")
-    for name, shape in shapes.items():
-        if tuple(params[name].shape) != shape:
-            raise MinillamaError(f"parameter {name}: expected shape {shape}, found {tuple(params[name].shape)}")
-
-
-def accumulate(grads: Params, more: Params) -> Params:
-    """Add `more` into `grads`, in place where a name is in both. Returns `grads`."""
-    for name, grad in more.items():
-        if name in grads:
-            grads[name] += grad
-        else:
-            grads[name] = grad
-    return grads
 
 
 def _positions(tokens: Array, mask: Array | None) -> Any:

@@ -6,7 +6,8 @@ import numpy as np
 
 from minillama import layers
 from minillama.config import LlamaConfig
-from minillama.model import Llama, accumulate
+from minillama.model import Llama
+from minillama.params import accumulate
 
 
 def relative_error(actual: np.ndarray, expected: np.ndarray, floor: float = 0.0) -> float:

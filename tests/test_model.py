@@ -9,7 +9,8 @@ import pytest
 
 from minillama.config import PRESETS, LlamaConfig, RopeScaling, preset
 from minillama.errors import MinillamaError, UsageError
-from minillama.model import KVCache, Llama, accumulate
+from minillama.model import KVCache, Llama
+from minillama.params import accumulate, empty_params, side_by_side
 from minillama.training.losses import next_token_loss
 from tests.conftest import Arrays
 
@@ -134,6 +135,24 @@ def test_same_seed_same_weights() -> None:
     assert not np.array_equal(first["tok_embeddings.weight"], other["tok_embeddings.weight"])
     assert np.std(first["layers.0.attention.wq.weight"]) == pytest.approx(0.02, rel=0.1)
     assert np.std(first["layers.0.attention.wo.weight"]) == pytest.approx(0.01, rel=0.1)
+
+
+def test_parameters_lie_side_by_side() -> None:
+    """One buffer; matrices that share an input are one matrix without a copy, and decoding with them is the same."""
+    model = Llama.init(TINY)
+    assert len({id(p.base) for p in model.params.values()}) == 1
+    names = [f"layers.1.attention.{name}.weight" for name in ("wq", "wk", "wv")]
+    matrices = [model.params[name] for name in names]
+    whole = side_by_side(*matrices)
+    assert np.shares_memory(whole, matrices[2])
+    np.testing.assert_array_equal(whole, np.concatenate(matrices))
+    assert side_by_side(*(p.copy() for p in matrices)) is None
+    assert side_by_side(matrices[0], matrices[2]) is None
+    assert side_by_side(matrices[1], matrices[0]) is None
+    apart = Llama(TINY, {name: p.copy() for name, p in model.params.items()})
+    last = [m.forward(tokens(3, 5), cache=KVCache(TINY, 3, 5, like=whole))[0] for m in (model, apart)]
+    np.testing.assert_allclose(last[0], last[1], rtol=0, atol=1e-5)
+    assert {p.dtype for p in empty_params(TINY, np.float64).values()} == {np.dtype(np.float64)}
 
 
 def test_hidden_states_serve_another_head() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from minillama.backend import Array
+
+FEW_ROWS = range(2, 65)  # a decoding batch
 
 
 def linear(x: Array, weight: Array) -> tuple[Array, tuple]:
@@ -12,7 +16,13 @@ def linear(x: Array, weight: Array) -> tuple[Array, tuple]:
     Leading axes are flattened first: one large matrix product is much faster than a stack of small ones.
     """
     O, I = weight.shape
-    y = x.reshape(-1, I) @ weight.T  # (N, I) @ (I, O) -> (N, O)
+    rows = x.reshape(-1, I)
+    if len(rows) in FEW_ROWS and len(rows) * O < 1 << 19 and type(rows) is np.ndarray:
+        # The BLAS of NumPy repacks its right-hand matrix. With few rows that is most of the work, and 10-25 % of it is
+        # saved where the large matrix stands on the left. (What reads a result over 2 MB would miss rows in one piece.)
+        y = (weight @ rows.T).T  # ((O, I) @ (I, N)).T -> (N, O)
+    else:
+        y = rows @ weight.T  # (N, I) @ (I, O) -> (N, O)
     return y.reshape(*x.shape[:-1], O), (x, weight)
 
 

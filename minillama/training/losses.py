@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from minillama import layers
 from minillama.backend import Array
-from minillama.model import Llama, Params, accumulate
+from minillama.model import Llama
+from minillama.params import Params, accumulate
 
 
 def next_token_loss(

@@ -25,7 +25,7 @@ from minillama.config import LlamaConfig, RopeScaling
 from minillama.errors import MinillamaError, UsageError
 from minillama.layers import rope_frequencies
 from minillama.weights.checkpoint import Checkpoint, build_config, plain_theta
-from minillama.weights.reading import StoredTensor, check_extent, empty_aligned, fill, plain, read_params
+from minillama.weights.reading import StoredTensor, check_extent, fill, plain, read_params
 from minillama.weights.writing import host_array, replaced_file
 
 _LAYER_NAMES = {
@@ -45,6 +45,7 @@ _OTHER_NAMES = {
     "output.weight": "output.weight",
 }
 ROPE_FACTORS = "rope_freqs.weight"  # (D/2,) divisors of the RoPE frequencies, in files of Llama 3.1 and later
+_OUR_RULE = "minillama.rope.llama3"  # prefix of metadata that only we write
 _QUANTIZED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 
 # Metadata value types: number in the file -> struct code. 8 is a string, 9 an array.
@@ -210,26 +211,25 @@ def config_from_metadata(path: Path, metadata: dict[str, Any], stored: dict[str,
     embedding = stored.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise MinillamaError(f"{path}: expected a matrix token_embd.weight, found none")
-    n_heads, dim = get("attention.head_count", int), get("embedding_length", int)
-    head_dim = get("attention.key_length", int, get("rope.dimension_count", int, dim // max(n_heads, 1)))
-    for key in ("attention.value_length", "rope.dimension_count"):
+    n_heads, dim = get("llama.attention.head_count", int), get("llama.embedding_length", int)
+    head_dim = get("llama.attention.key_length", int, get("llama.rope.dimension_count", int, dim // max(n_heads, 1)))
+    for key in ("llama.attention.value_length", "llama.rope.dimension_count"):
         if (found := get(key, int, head_dim)) != head_dim:
-            raise MinillamaError(f"{path}: expected llama.{key} to be the head width {head_dim}, found {found}")
-    theta = get("rope.freq_base", float, 10_000.0)
+            raise MinillamaError(f"{path}: expected {key} to be the head width {head_dim}, found {found}")
+    theta = get("llama.rope.freq_base", float, 10_000.0)
     config = build_config(
         path,
         dim=dim,
-        n_layers=get("block_count", int),
+        n_layers=get("llama.block_count", int),
         n_heads=n_heads,
-        ffn_dim=get("feed_forward_length", int),
+        ffn_dim=get("llama.feed_forward_length", int),
         vocab_size=embedding.shape[0],
-        n_kv_heads=get("attention.head_count_kv", int, n_heads),
+        n_kv_heads=get("llama.attention.head_count_kv", int, n_heads),
         head_dim=head_dim,
-        max_seq_len=get("context_length", int),
-        # Stored as float32: 9.999999747378752e-06 was 1e-05.
-        norm_eps=shortest_decimal(get("attention.layer_norm_rms_epsilon", float)),
-        rope_theta=shortest_decimal(theta),
-        sliding_window=get("attention.sliding_window", int, 0) or None,
+        max_seq_len=get("llama.context_length", int),
+        norm_eps=get("llama.attention.layer_norm_rms_epsilon", float),
+        rope_theta=theta,
+        sliding_window=get("llama.attention.sliding_window", int, 0) or None,
         tie_embeddings="output.weight" not in stored,
     )
     try:
@@ -239,24 +239,24 @@ def config_from_metadata(path: Path, metadata: dict[str, Any], stored: dict[str,
 
 
 def _field(path: Path, metadata: dict[str, Any], key: str, kind: type, default: Any = None) -> Any:
-    """The value of `llama.{key}`, of `kind` int, float or str.
+    """The value of `key`, of `kind` int, float or str.
 
     Where it is absent: `default`, or MinillamaError if that is None.
     """
-    value = metadata.get(f"llama.{key}")
+    value = metadata.get(key)
     if value is None:
         if default is None:
-            raise MinillamaError(f"{path}: expected llama.{key} in the metadata, found none")
+            raise MinillamaError(f"{path}: expected {key} in the metadata, found none")
         return default
     if isinstance(value, list) and value and all(entry == value[0] for entry in value):
         value = value[0]  # some writers repeat a number for every layer
     if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
-        raise MinillamaError(f"{path}: expected llama.{key} to be of type {kind.__name__}, found {value!r}")
-    return kind(value)
+        raise MinillamaError(f"{path}: expected {key} to be of type {kind.__name__}, found {value!r}")
+    return shortest_decimal(value) if kind is float else value
 
 
 def shortest_decimal(value: float | np.float32) -> float:
-    """The shortest decimal that a float32 stands for."""
+    """The shortest decimal that a float32, as metadata are, stands for: 9.999999747378752e-06 was 1e-05."""
     with np.errstate(over="ignore"):
         return float(str(np.float32(value)))
 
@@ -265,8 +265,8 @@ def _rope_scaling(
     path: Path, config: LlamaConfig, get: Callable[..., Any], stored: Mapping[str, StoredTensor]
 ) -> RopeScaling | None:
     """The scaling that the metadata names, or that a tensor of frequency factors (Llama 3.1) amounts to."""
-    kind = get("rope.scaling.type", str, "none")
-    linear = get("rope.scaling.factor", float, get("rope.scale_linear", float, 1.0))
+    kind = get("llama.rope.scaling.type", str, "none")
+    linear = get("llama.rope.scaling.factor", float, get("llama.rope.scale_linear", float, 1.0))
     if kind not in ("none", "linear"):
         raise MinillamaError(f"{path}: expected llama.rope.scaling.type none or linear, found {kind!r}")
     if ROPE_FACTORS not in stored:
@@ -276,15 +276,16 @@ def _rope_scaling(
         expected = (config.head_dim // 2,)
         raise MinillamaError(f"{path}: tensor {ROPE_FACTORS}: expected shape {expected}, found {tensor.shape}")
     check_extent(ROPE_FACTORS, tensor)
-    factors = empty_aligned(tensor.shape, np.float32)
+    factors = np.empty(tensor.shape, np.float32)
     fill(factors, ROPE_FACTORS, tensor)
-    # The file keeps the factors and not the rule they came from. All of Llama 3.1 to 3.3 has low 1 and high 4.
+    # The file keeps the factors and not the rule they came from, unless we wrote it. In Llama 3.1 to 3.3 the slowest
+    # pair is divided by the whole factor, low is 1 and high 4.
     scaling = RopeScaling(
         "llama3",
-        max(1.0, shortest_decimal(factors.max())),
-        low_freq_factor=get("rope.scaling.low_freq_factor", float, 1.0),
-        high_freq_factor=get("rope.scaling.high_freq_factor", float, 4.0),
-        original_max_seq_len=get("rope.scaling.original_context_length", int, 8192),
+        get(f"{_OUR_RULE}.factor", float, max(1.0, shortest_decimal(factors.max()))),
+        low_freq_factor=get(f"{_OUR_RULE}.low_freq_factor", float, 1.0),
+        high_freq_factor=get(f"{_OUR_RULE}.high_freq_factor", float, 4.0),
+        original_max_seq_len=get("llama.rope.scaling.original_context_length", int, 8192),
     )
     if not np.allclose(factors, rope_factors(config, scaling), rtol=1e-5, atol=0):
         raise MinillamaError(f"{path}: tensor {ROPE_FACTORS}: expected the factors of Llama 3.1's rule, found others")
@@ -360,11 +361,12 @@ def _metadata(config: LlamaConfig, dtype: np.dtype) -> dict[str, Any]:
     if scaling is not None and scaling.kind == "linear":
         fields |= {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": float(scaling.factor)}
     if scaling is not None and scaling.kind == "llama3":
-        # llama.cpp reads the factors themselves, from a tensor; these three are how we find the rule again.
+        # llama.cpp reads the factors themselves, from a tensor; this is how we find the rule again.
         fields |= {
             "llama.rope.scaling.original_context_length": scaling.original_max_seq_len,
-            "llama.rope.scaling.low_freq_factor": float(scaling.low_freq_factor),
-            "llama.rope.scaling.high_freq_factor": float(scaling.high_freq_factor),
+            f"{_OUR_RULE}.factor": float(scaling.factor),
+            f"{_OUR_RULE}.low_freq_factor": float(scaling.low_freq_factor),
+            f"{_OUR_RULE}.high_freq_factor": float(scaling.high_freq_factor),
         }
     return fields
 

@@ -19,7 +19,7 @@ from minillama.backend import Array
 from minillama.config import LlamaConfig, RopeScaling
 from minillama.errors import MinillamaError
 from minillama.weights.checkpoint import Checkpoint, build_config, one_line, plain_theta, read_json
-from minillama.weights.reading import StoredTensor, empty_aligned, fill, plain, read_params
+from minillama.weights.reading import StoredTensor, fill, plain, read_params
 from minillama.weights.rope_order import half_to_interleaved, interleaved_to_half
 from minillama.weights.writing import host_array, replaced_folder
 
@@ -209,7 +209,7 @@ def _check_tied(path: Path, stored: dict[str, StoredTensor]) -> None:
     if embedding is None or output is None:
         return
     if embedding.shape == output.shape:
-        first, second = (empty_aligned(tensor.shape, np.float32) for tensor in (embedding, output))
+        first, second = (np.empty(tensor.shape, np.float32) for tensor in (embedding, output))
         fill(first, "model.embed_tokens.weight", embedding)
         fill(second, "lm_head.weight", output)
         if np.array_equal(first, second):

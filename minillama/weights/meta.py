@@ -18,9 +18,10 @@ from numpy.typing import DTypeLike
 
 from minillama.config import LlamaConfig, RopeScaling
 from minillama.errors import MinillamaError
+from minillama.params import empty_params
 from minillama.weights.checkpoint import Checkpoint, build_config, check_shapes, read_json
 from minillama.weights.pickled import read_tensors
-from minillama.weights.reading import StoredTensor, check_extent, empty_aligned, fill
+from minillama.weights.reading import StoredTensor, check_extent, fill
 
 if TYPE_CHECKING:
     from minillama.tokenizer import Tokenizer
@@ -54,10 +55,9 @@ def _read_params(
     for name, tensors in slices.items():
         for tensor in tensors:
             check_extent(name, tensor)
-    params = {}
-    for name, shape in config.param_shapes().items():
-        params[name] = empty_aligned(shape, dtype)
-        for piece, tensor in _placed(params[name], slices[name], axes[name]):
+    params = empty_params(config, dtype)
+    for name, out in params.items():
+        for piece, tensor in _placed(out, slices[name], axes[name]):
             fill(piece, name, tensor)
     return params
 

@@ -17,6 +17,7 @@ from numpy.typing import DTypeLike
 
 from minillama.config import LlamaConfig
 from minillama.errors import MinillamaError
+from minillama.params import empty_params
 from minillama.weights.checkpoint import check_finite, check_shapes
 
 CHUNK_VALUES = 1 << 16  # values decoded at a time: the temporaries of a dequantization stay in the cache
@@ -50,15 +51,6 @@ def _decode_float(data: np.ndarray, dtype: str) -> np.ndarray:
 def _decode_bfloat16(data: np.ndarray) -> np.ndarray:
     """bfloat16 is the upper half of a float32."""
     return (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
-
-
-def empty_aligned(shape: tuple[int, ...], dtype: DTypeLike) -> np.ndarray:
-    """An uninitialised array that starts on a cache line (64 bytes), so that no vector load straddles two."""
-    dtype = np.dtype(dtype)
-    nbytes = prod(shape) * dtype.itemsize
-    buffer = np.empty(nbytes + 64, dtype=np.uint8)
-    start = -buffer.ctypes.data % 64
-    return buffer[start : start + nbytes].view(dtype).reshape(shape)
 
 
 def check_extent(name: str, tensor: StoredTensor) -> None:
@@ -103,8 +95,7 @@ def read_params(
     check_shapes(source, config, {name: tensor.shape for name, tensor in stored.items()}, name_in_file, ignored)
     for name, tensor in stored.items():
         check_extent(name, tensor)
-    params = {}
-    for name, shape in config.param_shapes().items():
-        params[name] = empty_aligned(shape, dtype)
-        fill(params[name], name_in_file(name), stored[name_in_file(name)])
+    params = empty_params(config, dtype)
+    for name, out in params.items():
+        fill(out, name_in_file(name), stored[name_in_file(name)])
     return params

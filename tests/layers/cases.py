@@ -69,6 +69,8 @@ COUNTED = np.array([[1, 0, 1], [0, 0, 1]], bool)
 
 CASES = [
     Case("linear", layers.linear, layers.linear_backward, naive.linear, (normal(2, 3, 5), normal(4, 5))),
+    Case("linear, one row", layers.linear, layers.linear_backward, naive.linear, (normal(1, 1, 5), normal(4, 5))),
+    Case("linear, many rows", layers.linear, layers.linear_backward, naive.linear, (normal(5, 13, 2), normal(3, 2))),
     Case(
         "embedding",
         layers.embedding,
