@@ -1,6 +1,7 @@
 """What learners get is what the package and the marked sources say, and reads like a file of this repository."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,17 @@ ROOT = Path(__file__).parents[2]
 CHAPTERS = [pytest.param(chapter, id=chapter.name) for chapter in all_chapters()]
 
 
+def holds_work(path, chapter):
+    """Whether a learner has begun: somebody who does the exercises runs `make test` too."""
+    functions = {node.name: node for node in ast.parse(path.read_text(encoding="utf-8")).body if hasattr(node, "name")}
+    bodies = [functions[e.name].body[-1] for e in chapter.exercises if e.name in functions]
+    return not all(isinstance(last, ast.Raise) for last in bodies)
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_the_committed_files_are_what_is_generated(chapter):
+    if "CI" not in os.environ and holds_work(ROOT / "exercises" / f"{chapter.name}.py", chapter):
+        pytest.skip(f"exercises/{chapter.name}.py holds your own work")
     for name, text in skeleton.files(chapter).items():
         committed = (ROOT / "exercises" / name).read_text(encoding="utf-8")
         assert committed == text, f"exercises/{name} is not current: run `minillama exercises generate exercises`"
