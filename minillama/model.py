@@ -29,6 +29,7 @@ class Llama:
         self.config = config
         self.params = params
         self._frequencies = layers.rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+        self._joins: dict[int, tuple[list[Array], Array | None]] = {}
         self._rotations: Array = None  # (positions so far, D/2) complex, grown as positions are met
 
     @classmethod
@@ -166,12 +167,20 @@ class Llama:
         matrices that lie side by side are multiplied as one; one large product reads memory faster than three.
         """
         matrices = [w[name] for name in names]
-        whole = side_by_side(*matrices) if joined else None
+        whole = self._joined(matrices) if joined else None
         if whole is None:
             return [layers.linear(x, matrix) for matrix in matrices]
         y, _ = layers.linear(x, whole)  # (B, T, C) -> (B, T, ΣO)
         ends = np.cumsum([len(matrix) for matrix in matrices]).tolist()
         return [(y[..., end - len(matrix) : end], None) for matrix, end in zip(matrices, ends, strict=True)]
+
+    def _joined(self, matrices: list[Array]) -> Array | None:
+        """`side_by_side` of the matrices, looked up once for as long as they are the same arrays."""
+        known, whole = self._joins.get(id(matrices[0]), ([], None))
+        if len(known) != len(matrices) or any(a is not b for a, b in zip(known, matrices, strict=True)):
+            whole = side_by_side(*matrices)
+            self._joins[id(matrices[0])] = (matrices, whole)
+        return whole
 
     def _block_backward(self, i: int, dx: Array, saved: tuple, grads: Params) -> Array:
         """The block read from its end: each residual sum hands dx to both of its terms. Fills `grads`."""
