@@ -255,7 +255,7 @@ def _field(path: Path, metadata: dict[str, Any], key: str, kind: type, default: 
     return shortest_decimal(value) if kind is float else value
 
 
-def shortest_decimal(value: float | np.float32) -> float:
+def shortest_decimal(value: Any) -> float:
     """The shortest decimal that a float32, as metadata are, stands for: 9.999999747378752e-06 was 1e-05."""
     with np.errstate(over="ignore"):
         return float(str(np.float32(value)))

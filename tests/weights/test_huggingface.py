@@ -201,12 +201,11 @@ def test_sizes_are_checked_before_anything_is_read(tmp_path: Path) -> None:
         weights.load(tmp_path / "model")
 
 
-def test_params_are_contiguous_and_on_cache_lines(tmp_path: Path) -> None:
+def test_params_are_contiguous_and_can_be_trained(tmp_path: Path) -> None:
     weights.save(tiny_checkpoint(), tmp_path / "model")
     for name, value in weights.load(tmp_path / "model").params.items():
         assert value.flags.c_contiguous, name
         assert value.flags.writeable, name
-        assert value.ctypes.data % 64 == 0, name
 
 
 def test_random_params_differ() -> None:
