@@ -8,6 +8,7 @@ A worker is a program that measures one engine: `WORKER MODEL BATCHES PROMPT NEW
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -103,10 +104,12 @@ def compare(
 
 def machine() -> str:
     """The processor, its cores that may be used, and the versions that matter."""
-    import os
+    return f"{_processor()}, {cores()} cores; Python {platform.python_version()}, NumPy {np.__version__}"
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{_processor()}, {cores} cores; Python {platform.python_version()}, NumPy {np.__version__}"
+
+def cores() -> int:
+    """Cores that this process may use: every engine gets as many threads."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:
