@@ -203,6 +203,7 @@ INSPECTS = (
     "{% if m['content'] and m['content'][0] == '<' and 'x' in m['content'] %}!{% endif %}"
     "{{ m['content'].split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
 )
+MEASURES = "{% for m in messages %}<|im_start|>{{ m['content'] }} {{ m['content'] | length }}<|im_end|>{% endfor %}"
 DELETES = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'].replace('<image>', '') }}<|im_end|>\n"
     "{% endfor %}"
@@ -223,7 +224,9 @@ def test_templates_that_change_text(source: str, text: str, small: Tokenizer) ->
         assert dialogue.tokens == small.encode(rendered, bos=False, allow_special=True)
 
 
-@pytest.mark.parametrize(("source", "text"), [(DELETES, "<|im_<image>end|>"), (JOINS, "end|>")])
+@pytest.mark.parametrize(
+    ("source", "text"), [(DELETES, "<|im_<image>end|>"), (JOINS, "end|>"), (MEASURES, "<|im_end|>")]
+)
 def test_a_template_that_puts_a_name_together(source: str, text: str, small: Tokenizer) -> None:
     with pytest.raises(UsageError, match="could forge a turn"):
         JinjaTemplate(source).encode(said(text), small)
@@ -240,6 +243,32 @@ def test_tags_that_are_plain_text_in_a_model(llama: Tokenizer) -> None:
     dialogue = zephyr.encode(said("a </s> [INST] b", "the dog"), llama, add_generation_prompt=False)
     assert specials(dialogue, llama) == ["</s>", "</s>"]
     assert learned(dialogue, llama) == ["the dog</s>"]
+
+
+def test_tags_that_a_template_writes_elsewhere(small: Tokenizer) -> None:
+    template = JinjaTemplate(CHATML.source + "{% if messages | length > 8 %}[INST]{% endif %}")
+    with pytest.raises(UsageError, match=r"\[INST\] is a tag of the chat template"):
+        template.encode(said("a [INST] b"), small)
+    template.encode(said("a <<SYS>> b"), small)
+
+
+def test_answers_without_an_end_token(small: Tokenizer) -> None:
+    """The next turn's opening is not the answer's end."""
+    template = JinjaTemplate(
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    assert learned(template.encode(said("a", "hell", "b"), small), small) == ["hell\n"]
+
+
+def test_control_tokens_inside_an_answer(small: Tokenizer) -> None:
+    template = JinjaTemplate(
+        "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}{% else %}"
+        "{{ ': <|im_start|>' + m['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}:{% endif %}"
+    )
+    dialogue = template.encode(said("a", "hell"), small, add_generation_prompt=False)
+    assert learned(dialogue, small) == [" <|im_start|>hell<|im_end|>"]
 
 
 def test_generation_tags_say_what_is_learned(small: Tokenizer) -> None:
@@ -264,6 +293,15 @@ def test_answers_found_where_later_turns_change_them(small: Tokenizer) -> None:
     assert learned(dialogue, small) == ["hell<|im_end|>", "(thought)hello<|im_end|>"]
 
 
+def test_the_space_before_an_answer_found_by_its_words(llama: Tokenizer) -> None:
+    template = JinjaTemplate(
+        "{{ messages | length }}{% for m in messages %}{{ ' ' + m['content'].strip() + ' ' }}"
+        "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    )
+    dialogue = template.encode(said("once", "  the dog ", "upon"), llama)
+    assert learned(dialogue, llama) == [" the dog </s>"]
+
+
 def test_answers_that_cannot_be_found(small: Tokenizer) -> None:
     template = JinjaTemplate("{% for m in messages %}{{ loop.length }}{{ m['content'].split('x')[0] }}{% endfor %}")
     with pytest.raises(MinillamaError, match="cannot tell where message 1 is in the rendered text"):
@@ -274,7 +312,7 @@ def test_answers_that_cannot_be_found(small: Tokenizer) -> None:
 def test_what_transformers_offers_a_template(small: Tokenizer) -> None:
     template = JinjaTemplate(
         "{%- for m in messages -%}{%- if loop.index0 == 2 -%}{%- break -%}{%- endif -%}"
-        "{{ {'é': m['content']} | tojson }}\n{%- endfor -%}\n"
+        "{{ {'é': m['content']} | tojson }}\n{%- endfor %}\n"
         "   {% if tools is none %}\n{{ bos_token }}{{ strftime_now('%Y') | length }}{% endif %}"
     )
     dialogue = template.encode(said("<", "b", "c"), small)

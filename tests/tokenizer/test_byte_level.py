@@ -130,6 +130,25 @@ def test_ordinary_added_tokens_are_found_but_turn_markers_are_not() -> None:
     assert turn in tokenizer.stop_ids
 
 
+def test_the_longer_name_wins() -> None:
+    fields = byte_level_fields()
+    fields["tokenizer.ggml.tokens"] += ["<x", "<x>"]
+    fields["tokenizer.ggml.token_type"] += [3, 3]
+    tokenizer = from_gguf(fields)
+    assert tokenizer.encode("<x><x", allow_special=True) == [tokenizer.vocab_size - 1, tokenizer.vocab_size - 2]
+
+
+def test_whole_words_first() -> None:
+    """Llama 3 takes a word of its vocabulary whole; but not one that is a control token."""
+    for pre, whole in (("llama-bpe", True), ("gpt-2", False)):
+        fields = byte_level_fields(pre, add_bos_token=False)
+        fields["tokenizer.ggml.tokens"] += ["dog", "cat"]
+        fields["tokenizer.ggml.token_type"] += [1, 3]
+        tokenizer = from_gguf(fields)
+        assert (tokenizer.encode("dog") == [tokenizer.vocab_size - 2]) is whole
+        assert tokenizer.vocab_size - 1 not in tokenizer.encode("cat")
+
+
 def _changed(**changes: Any) -> dict[str, Any]:
     fields = byte_level_fields()
     for key, value in changes.items():

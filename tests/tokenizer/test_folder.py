@@ -110,6 +110,18 @@ def test_a_space_before_the_very_beginning_only(tmp_path: Path) -> None:
         return tokenizer.decode_bytes(tokenizer.encode(text, bos=False, allow_special=True))
 
     assert (pieces("a"), pieces("<s>a"), pieces("a</s>b")) == (b" a", b"a", b" ab")
+    for text in ("a", "<s>a", "a</s>b"):
+        ids = tokenizer.encode(text, bos=False, allow_special=True)
+        assert [span.id for span in tokenizer.encode_spans(text, allow_special=True)] == ids
+
+
+def test_pieces_made_special_later_are_in_the_json_only(tmp_path: Path) -> None:
+    original = from_sentencepiece(trained_sentencepiece())
+    original.save(tmp_path)
+    data = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    added = {**data["added_tokens"][0], "id": 390, "content": original.pieces[390].text}
+    _edit(tmp_path, added_tokens=[*data["added_tokens"], added])
+    assert from_folder(tmp_path).specials.keys() == {"<s>", "</s>", added["content"]}
 
 
 def test_control_tokens_that_swallow_space(tmp_path: Path) -> None:
