@@ -214,7 +214,7 @@ def _generate_one(llama: Llama, tokenizer: Tokenizer, tokens: list[int], prompt:
         clock.tick()
         print(step.text, end="", flush=True)
     print(flush=True)
-    _say(f"{clock} · ended by {step.finish_reason} · seed {options['seed']}")
+    _say(f"{clock} · ended by {step.finish_reason}{_seed(options)}")
 
 
 def _generate_many(
@@ -234,7 +234,12 @@ def _generate_many(
             texts[step.row] += step.text
     for number, text in enumerate(texts, 1):
         print(f"=== sample {number} of {len(texts)}\n{text}")
-    _say(f"{clock} · seed {options['seed']}")
+    _say(f"{clock}{_seed(options)}")
+
+
+def _seed(options: dict[str, Any]) -> str:
+    """The seed that writes the same text again; greedy choice has none."""
+    return f" · seed {options['seed']}" if options["sampling"].temperature else ""
 
 
 @app.command(epilog='Example: minillama chat smollm2 --system "You answer in one sentence."')
@@ -345,7 +350,7 @@ def bench_decode(
 
 
 class Clock:
-    """How long a prompt took to its first token, and how fast the tokens came after it."""
+    """How long a prompt took to its first token, and how fast the tokens came after that one."""
 
     def __init__(self, prompt_tokens: int) -> None:
         self.prompt_tokens, self.tokens = prompt_tokens, 0
@@ -361,8 +366,8 @@ class Clock:
     def __str__(self) -> str:
         rate = (self.tokens - 1) / (self.last - self.first) if self.last > self.first else 0.0
         return (
-            f"{self.prompt_tokens} prompt tokens in {self.first - self.started:.2f} s · "
-            f"{self.tokens} tokens in {self.last - self.started:.2f} s, {rate:.0f} tokens/s after the first"
+            f"prompt {self.prompt_tokens} tokens, {self.first - self.started:.2f} s · "
+            f"{self.tokens} tokens, {self.last - self.started:.2f} s, {rate:.0f} tokens/s"
         )
 
 

@@ -99,7 +99,7 @@ def test_text_on_stdout_statistics_on_stderr(story_model: Path) -> None:
     assert result.stdout.startswith("the dog")
     assert result.stdout.endswith("\n")
     (line,) = result.stderr.splitlines()
-    assert re.search(r"\d+ prompt tokens in .* 8 tokens in .* tokens/s .* ended by length · seed 5$", line)
+    assert re.search(r"prompt \d+ tokens, .* s · 8 tokens, .* tokens/s · ended by length · seed 5$", line)
 
 
 def test_no_echo_leaves_the_prompt_out(story_model: Path) -> None:
@@ -161,7 +161,7 @@ def test_stop_text_ends_the_completion(story_model: Path) -> None:
 
 def test_a_full_context_ends_the_completion(story_model: Path) -> None:
     result = run("generate", story_model, *GREEDY, "--max-new-tokens", "1000")
-    assert "127 tokens in" in result.stderr
+    assert "· 127 tokens, " in result.stderr
     assert "ended by context" in result.stderr
 
 
