@@ -1,0 +1,68 @@
+"""Edges of the ops that the cases do not reach; each was found by a mutant that the other tests let live."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from minillama import layers
+from minillama.config import RopeScaling
+from tests.layers.cases import normal
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_attention_of_large_scores(dtype: type) -> None:
+    """e^1000 is infinite in both types: the softmax takes the largest score away first."""
+    q = np.array([[[[1000.0, 0]], [[1000.0, 0]]]], dtype)  # (1, 2, 1, 2)
+    k, v = np.array([[[[1.0, 0]], [[3.0, 0]]]], dtype), np.array([[[[5.0, 6]], [[7.0, 8]]]], dtype)
+    out, saved = layers.attention(q, k, v)
+    np.testing.assert_array_equal(out[0, :, 0], [[5, 6], [7, 8]])
+    assert all(np.isfinite(grad).all() for grad in layers.attention_backward(np.ones_like(out), saved))
+    out, _ = layers.attention(-q, k, v)
+    np.testing.assert_array_equal(out[0, :, 0], [[5, 6], [5, 6]])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("offset", [-2000.0, 2000.0])
+def test_cross_entropy_of_large_logits(dtype: type, offset: float) -> None:
+    logits = (np.array([[1.0, 0, -1]]) + offset).astype(dtype)
+    loss, saved = layers.cross_entropy(logits, np.array([0]))
+    expected = -np.log(1 / (1 + np.exp(-1) + np.exp(-2)))
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+    np.testing.assert_allclose(layers.cross_entropy_backward(saved).sum(), 0, atol=1e-7)
+
+
+def test_cross_entropy_of_one_counted_token() -> None:
+    logits, targets = normal(1, 3, 5), np.array([[1, 4, 2]])
+    loss, saved = layers.cross_entropy(logits, targets, np.array([[False, True, False]]))
+    alone, saved_alone = layers.cross_entropy(logits[:, 1:2], targets[:, 1:2])
+    assert loss == alone
+    np.testing.assert_array_equal(
+        layers.cross_entropy_backward(saved)[:, 1:2], layers.cross_entropy_backward(saved_alone)
+    )
+
+
+def test_cross_entropy_backward_of_the_loss_itself() -> None:
+    _, saved = layers.cross_entropy(normal(2, 5), np.array([1, 4]))
+    np.testing.assert_array_equal(layers.cross_entropy_backward(saved), layers.cross_entropy_backward(saved, 1.0))
+
+
+def test_embedding_of_no_tokens() -> None:
+    y, saved = layers.embedding(np.zeros((1, 0), int), normal(5, 4))
+    assert y.shape == (1, 0, 4)
+    np.testing.assert_array_equal(layers.embedding_backward(y, saved), np.zeros((5, 4)))
+
+
+def test_rope_defaults_and_smallest_head() -> None:
+    np.testing.assert_array_equal(layers.rope_frequencies(8), layers.rope_frequencies(8, 10_000.0))
+    # A single pair is the fastest one: NTK scaling leaves it alone.
+    np.testing.assert_array_equal(layers.rope_frequencies(2, scaling=RopeScaling("ntk", 4.0)), [1.0])
+
+
+def test_rotations_of_every_row_of_positions() -> None:
+    positions, frequencies = np.array([[0, 1, 2, 3], [0, 0, 1, 40]]), layers.rope_frequencies(6)
+    rotations = layers.rope_rotations(positions, frequencies, np.float64)
+    assert rotations.shape == (2, 4, 3)
+    for row, step in np.ndindex(2, 4):
+        angles = positions[row, step] * frequencies
+        np.testing.assert_allclose(rotations[row, step], np.cos(angles) + 1j * np.sin(angles), rtol=1e-14, atol=1e-15)
