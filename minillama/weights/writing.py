@@ -21,6 +21,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
     """A path to write to; when the block ends well it becomes `path`, else it is removed and `path` is as before."""
     if path.is_dir():
         raise UsageError(f"{path}: expected a file to write to, found a folder")
+    path = path.resolve()  # behind a link, so that what it points to is replaced and not the link
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +43,7 @@ def replaced_folder(path: Path, owned: Callable[[str], bool]) -> Iterator[Path]:
         raise UsageError(f"{path}: expected a folder to write to, found a file")
     if path.is_dir() and any(path.iterdir()) and not (path / "config.json").is_file():
         raise UsageError(f"{path}: expected a new folder, an empty one or a checkpoint, found something else")
-    path = path.absolute()
+    path = path.resolve()  # behind a link, so that what it points to is replaced and not the link
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     try:

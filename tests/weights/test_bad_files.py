@@ -215,6 +215,18 @@ def test_a_new_checkpoint_replaces_the_old_and_nothing_else(tmp_path: Path, monk
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a right to make links")
+@pytest.mark.parametrize(("name", "to"), [("model", "huggingface"), ("model.gguf", "gguf")])
+def test_what_a_link_points_to_is_replaced(tmp_path: Path, name: str, to: str) -> None:
+    weights.save(tiny_checkpoint(tokenizer=False), tmp_path / "disk" / name)
+    (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+    new = weights.Checkpoint(TINY, random_params(TINY, seed=1))
+    weights.save(new, tmp_path / name, to=to)
+    assert (tmp_path / name).is_symlink()
+    assert_same_params(weights.load(tmp_path / "disk" / name).params, new.params)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", name]
+
+
 def test_a_folder_that_is_no_checkpoint_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UsageError, match="expected a new folder, an empty one or a checkpoint, found something else"):
@@ -248,4 +260,4 @@ def test_loading_holds_one_copy_of_the_weights() -> None:
     )
     command = [sys.executable, "-c", script, str(smollm2_gguf())]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert float(result.stdout) < 1.25
+    assert float(result.stdout) < 1.3
