@@ -2,7 +2,7 @@
 #   PYTHON=/path/to/python make test     uses that Python for the virtual environment
 
 .DEFAULT_GOAL := help
-.PHONY: help book test chat notebooks lint bench lock clean
+.PHONY: help book test mutate chat notebooks lint bench lock clean
 
 VENV := .venv
 ifeq ($(OS),Windows_NT)
@@ -22,6 +22,9 @@ book: $(READY) ## run and build the book: book/_build/html/index.html
 
 test: $(READY) ## all tests that need no other engine (MINILLAMA_DATA=folder adds those on its data)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+mutate: $(READY) ## change every line of minillama/layers in turn and see that a test notices (minutes)
+	$(BIN)/python -m tests.mutation
 
 chat: $(READY) ## bring SmolLM2-135M (93 MB) and talk to it
 	@$(BIN)/python -m minillama chat smollm2
