@@ -36,6 +36,9 @@ def _save(folder: Path, tokenizer: Tokenizer | None, **more: object) -> Path:
     config = LlamaConfig(32, 2, 4, 48, vocab_size=vocab_size, n_kv_heads=2, max_seq_len=128, tie_embeddings=True)
     # Ten times the usual spread: the most likely token then differs from place to place.
     params = {name: x * np.float32(10 if x.ndim > 1 else 1) for name, x in Llama.init(config).params.items()}
+    params["tok_embeddings.weight"][sorted(tokenizer.stop_ids if tokenizer else [])] = (
+        0  # an end is never the likeliest
+    )
     weights.save(Checkpoint(config, params, tokenizer, **more), folder)  # type: ignore[arg-type]
     return folder
 
