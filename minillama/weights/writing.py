@@ -57,13 +57,13 @@ def replaced_folder(path: Path, owned: Callable[[str], bool]) -> Iterator[Path]:
         if old.is_dir():
             for kept in [entry for entry in old.iterdir() if not owned(entry.name)]:
                 os.rename(kept, path / kept.name)
+            shutil.rmtree(old, ignore_errors=True)  # not before all that is to be kept has left it
     except OSError as error:
         raise MinillamaError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if old.is_dir() and not path.exists():
             os.rename(old, path)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def as_dtype(dtype: DTypeLike) -> np.dtype:

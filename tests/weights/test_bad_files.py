@@ -215,6 +215,25 @@ def test_a_new_checkpoint_replaces_the_old_and_nothing_else(tmp_path: Path, monk
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_what_cannot_be_moved_over_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "model"
+    weights.save(tiny_checkpoint(tokenizer=False), folder)
+    (folder / "notes.txt").write_text("mine")
+    rename = os.rename
+
+    def failing(source: Path, target: Path) -> None:
+        if Path(source).name == "notes.txt":
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", failing)
+        with pytest.raises(MinillamaError, match=r"cannot be written \(Input/output error\)"):
+            weights.save(tiny_checkpoint(tokenizer=False), folder)
+    assert [path.read_text() for path in tmp_path.rglob("notes.txt")] == ["mine"]
+    weights.load(folder)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a right to make links")
 @pytest.mark.parametrize(("name", "to"), [("model", "huggingface"), ("model.gguf", "gguf")])
 def test_what_a_link_points_to_is_replaced(tmp_path: Path, name: str, to: str) -> None:
