@@ -63,6 +63,12 @@ def require_alt_text(_app: Sphinx, doctree: nodes.document, name: str) -> None:
             logger.warning("image without alternative text (cells: `mystnb: image: alt:`)", location=(name, image.line))
 
 
+def drop_repeated_ids(_app: Sphinx, doctree: nodes.document, _name: str) -> None:
+    """sphinx-exercise gives the inside of every exercise and solution the same id; a page may have an id once."""
+    for section in doctree.findall(nodes.section):
+        section["ids"] = [i for i in section["ids"] if i not in ("exercise-content", "solution-content")]
+
+
 IMAGE = re.compile(r'<img (?P<attributes>[^>]*?src="[^"]*?_images/(?P<file>[^"/]+\.svg)"[^>]*?)/?>')
 ATTRIBUTE = re.compile(r'([\w-]+)="([^"]*)"')
 # Colour as matplotlib writes it -> the CSS variable that says what it is on a light and on a dark page.
@@ -157,6 +163,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", set_cache_path)
     app.connect("config-inited", set_repository, priority=100)
     app.connect("doctree-resolved", require_alt_text)
+    app.connect("doctree-resolved", drop_repeated_ids)
     app.connect("html-page-context", inline_figures)
     app.connect("html-page-context", offer_notebook)  # after the theme has made its list of buttons, before it fills it
     app.connect("build-finished", copy_mathjax)

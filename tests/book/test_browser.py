@@ -188,7 +188,7 @@ def test_folded_code_unfolds(visit):
 def test_a_solution_unfolds_and_folds(visit, size):
     tab = visit(page_with("div.solution.dropdown"), size)
     solution = tab.locator("div.solution.dropdown").first
-    body = solution.locator(":scope > section, :scope > p, :scope > div").first
+    body = solution.locator(":scope > :not(.admonition-title)").first
     assert not body.is_visible()
     solution.locator("button.toggle-button").click()
     body.wait_for(state="visible")

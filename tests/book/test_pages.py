@@ -107,7 +107,7 @@ def test_mathjax_is_there_with_its_fonts():
 @pytest.mark.parametrize("page", [page for page in CONTENT if page.startswith("chapters/")])
 def test_numbers_begin_with_the_number_in_the_file_name(page):
     chapter = int(page.removeprefix("chapters/")[:2])
-    soup = parse(page)
+    soup = parse(page).find("article")
     assert soup.find("h1").find(class_="section-number").get_text().strip() == str(chapter)
     numbers = [tag.get_text() for tag in soup(class_=["eqno", "caption-number"])]
     assert numbers
