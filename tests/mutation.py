@@ -26,8 +26,26 @@ MODULES = ["linear", "embedding", "rmsnorm", "rope", "attention", "swiglu", "cro
 SECONDS = 20  # for the tests on one mutant: a change can make a loop endless
 WITHOUT = [f"-pno:{plugin}" for plugin in ("cacheprovider", "unraisableexception", "threadexception", "logging")]
 
-# "function: before -> after" of a mutant that nobody can tell from the original, and why.
-EQUIVALENT: dict[str, str] = {}
+# Mutants that give the same numbers: how their description begins, and why that is so.
+EQUIVALENT = {
+    "linear: if len(rows)": "either order of the product is right, which one is a matter of speed",
+    "linear: len(rows)": "the same",
+    "linear: type(rows)": "the same",
+    "linear: 1 << 19": "the same",
+    "embedding_backward: if xp is not np": "NumPy can add.at too, three times slower",
+    "rope_frequencies: np.clip((turns": "the middle one of three numbers, whatever their order",
+    "rope_frequencies: head_dim > 2 -> head_dim > 3": "a head's width is even",
+    "attention: if keep": "only memory: the result is dropped at the end",
+    "_blocks: if stop - start > 1": "a single query sees all keys that are left: a bias of zeros",
+    "_blocks: stop - start": "the same",
+    "_blocks: None if hidden is None": "where(None, …) is a bias of zeros",
+    "_blocks: dtype.type(0)": "the softmax does not change when 1 is added to every score that counts",
+    "cross_entropy: xp.where(mask, targets, 0)": "a masked target may be any index, its loss is dropped",
+    "cross_entropy: xp.where(mask, loss, 0)": "what is masked has no weight",
+    "cross_entropy: probs.sum(axis=-1, keepdims=True) -> probs.sum(axis=1": "rows has two axes: 1 is -1",
+    "cross_entropy: rows.max(axis=-1, keepdims=True) -> rows.max(axis=1": "the same",
+    "cross_entropy_backward: xp.where(mask[:, None], probs, 0)": "what is masked has no weight",
+}
 
 _OPERATORS: dict[type, type] = {
     ast.Add: ast.Sub,
@@ -188,7 +206,9 @@ def _too_slow(*_: object) -> None:
 
 def main(names: list[str]) -> int:
     signal.signal(signal.SIGPROF, _too_slow)
-    unexplained, explained, total, started = [], set(), 0, time.perf_counter()
+    total = equivalent = unexplained = 0
+    used: set[str] = set()
+    started = time.perf_counter()
     for name in names or MODULES:
         module = importlib.import_module(f"minillama.layers.{name}")
         found = list(mutants(module))
@@ -196,21 +216,22 @@ def main(names: list[str]) -> int:
         for description, original, mutant in found:
             if not survives(original, mutant, "tests/layers"):
                 continue
-            if description in EQUIVALENT:
-                explained.add(description)
+            reasons = [start for start in EQUIVALENT if description.startswith(start)]
+            used.update(reasons)
+            if reasons:
+                equivalent += 1
             else:
-                unexplained.append(description)
+                unexplained += 1
                 print(f"survivor in {name}.py: {description}", flush=True)
         print(f"{name}.py: {len(found)} mutants", flush=True)
-    killed = total - len(explained) - len(unexplained)
     print(
-        f"{total} mutants in {time.perf_counter() - started:.0f} s: {killed} killed, {len(explained)} equivalent, "
-        f"{len(unexplained)} unexplained"
+        f"{total} mutants in {time.perf_counter() - started:.0f} s: {total - equivalent - unexplained} killed, "
+        f"{equivalent} equivalent, {unexplained} unexplained"
     )
-    if not names and (stale := EQUIVALENT.keys() - explained):
+    stale = EQUIVALENT.keys() - used if not names else set()
+    if stale:
         print("explained, but killed or gone:", *sorted(stale), sep="\n  ")
-        return 1
-    return 1 if unexplained else 0
+    return 1 if unexplained or stale else 0
 
 
 if __name__ == "__main__":
