@@ -271,11 +271,10 @@ def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
 def test_loading_holds_one_copy_of_the_weights() -> None:
     """SmolLM2: 538 MB of float32 out of a 98 MB file, the interpreter and the tokenizer included."""
     script = (
-        "import resource, sys\n"
-        "from minillama import weights\n"
+        "import sys\n"
+        "from minillama import bench, weights\n"
         "checkpoint = weights.load(sys.argv[1])\n"
-        "peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "print(peak / (4 * checkpoint.config.param_count()))\n"
+        "print(bench.peak_memory() / (4 * checkpoint.config.param_count()))\n"
     )
     command = [sys.executable, "-c", script, str(smollm2_gguf())]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
