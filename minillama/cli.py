@@ -104,7 +104,8 @@ DeviceOption = Annotated[
     str | None, typer.Option("--device", metavar="cpu|cuda", help="Where to run.", show_default="cuda if usable")
 ]
 SeedOption = Annotated[
-    int | None, typer.Option("--seed", min=0, help="The same seed gives the same text.", show_default="a new one")
+    int | None,
+    typer.Option("--seed", metavar="N", min=0, help="The same seed gives the same text.", show_default="a new one"),
 ]
 TemperatureOption = Annotated[
     float, typer.Option("--temperature", metavar="T", help="Boldness of the choice among likely tokens; 0 is greedy.")
@@ -331,7 +332,9 @@ def bench_decode(
         int, typer.Option("--prompt-tokens", metavar="N", min=1, help="Prompt of the prefill.")
     ] = 512,
     new_tokens: Annotated[int, typer.Option("--new-tokens", metavar="N", min=2, help="Tokens a row to decode.")] = 64,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the prompts, which are random tokens.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="Of the prompts, which are random tokens.")
+    ] = 0,
     device: DeviceOption = None,
 ) -> None:
     """Tokens a second when generating, by batch size; prefill; peak memory."""
