@@ -493,26 +493,35 @@ def test_chat_reads_only_what_is_new_and_says_the_same(chat_model: Path) -> None
     assert with_cache[1:] == read[1:]
 
 
+# Drives a chat as somebody at a keyboard would. In a process of its own: a fork of this one, with its threads, can hang.
+KEYBOARD = """
+import sys
+import pexpect
+
+terminal = pexpect.spawn(sys.argv[1], sys.argv[2:], timeout=60, encoding="utf-8", dimensions=(24, 100))
+terminal.expect("Ctrl-D leaves")
+terminal.expect("> ")
+terminal.sendline("hello")
+terminal.expect("> ")
+terminal.send("half a line")
+for _ in range(30):  # readline misses one that comes while it sets up the line
+    terminal.sendintr()
+    if terminal.expect(["Ctrl-D leaves", pexpect.TIMEOUT], timeout=2) == 0:
+        break
+terminal.expect("> ")
+terminal.sendeof()
+terminal.expect(pexpect.EOF)
+terminal.close()
+sys.exit(terminal.exitstatus)
+"""
+
+
 def test_chat_at_a_terminal(chat_model: Path) -> None:
-    pexpect = pytest.importorskip("pexpect", reason="no terminals on this system")
-    if not hasattr(pexpect, "spawn"):
+    if not hasattr(pytest.importorskip("pexpect"), "spawn"):
         pytest.skip("no terminals on this system")
     arguments = command("chat", chat_model, "--max-new-tokens", "4", "--device", "cpu")
-    terminal = pexpect.spawn(arguments[0], arguments[1:], timeout=60, encoding="utf-8", dimensions=(24, 100))
-    terminal.expect("Ctrl-D leaves")
-    terminal.expect("> ")
-    terminal.sendline("hello")
-    terminal.expect("> ")
-    terminal.send("half a line")
-    for _ in range(30):  # readline misses one that comes while it sets up the line
-        terminal.sendintr()
-        if terminal.expect(["Ctrl-D leaves", pexpect.TIMEOUT], timeout=2) == 0:
-            break
-    terminal.expect("> ")
-    terminal.sendeof()
-    terminal.expect(pexpect.EOF)
-    terminal.close()
-    assert terminal.exitstatus == 0
+    done = subprocess.run([sys.executable, "-c", KEYBOARD, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # Benchmarks

@@ -187,7 +187,7 @@ def test_nested_without_end(tmp_path: Path) -> None:
     data, depth = path.read_text("utf-8"), 900
     at = data.index('"decoder":') + len('"decoder":')
     path.write_text(data[:at] + '{"decoders":[' * depth + "]}" * depth + "," + '"old":' + data[at:], encoding="utf-8")
-    with pytest.raises(MinillamaError, match=r"nested without end|expected JSON|refuses") as error:
+    with pytest.raises(MinillamaError, match=r"nested without end|expected JSON|refuses|expected a byte-level") as error:
         from_folder(tmp_path)
     assert "\n" not in str(error.value)
 
