@@ -32,9 +32,11 @@ chat: $(READY) ## bring SmolLM2-135M (93 MB) and talk to it
 notebooks: book ## the executed chapters as .ipynb, beside the built pages: book/_build/html/chapters
 	@ls book/_build/html/chapters/*.ipynb
 
-lint: $(READY) ## style, formatting, types
+lint: style types ## style, formatting, types
+style: $(READY)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+types: $(READY)
 	$(BIN)/python -m mypy
 
 bench: $(READY) ## speed of this machine, side by side with the engines that are installed

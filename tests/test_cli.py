@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,8 @@ from typer.testing import CliRunner, Result
 import minillama
 from minillama import LlamaConfig, MinillamaError, bench, catalog, weights
 from minillama.backend import cuda_problem
-from minillama.chat import builtin
-from minillama.chat_loop import Answerer
+from minillama.chat import Message, builtin
+from minillama.chat_loop import Answerer, ChatLoop
 from minillama.cli import app
 from minillama.generate import Sampling
 from minillama.model import Llama
@@ -493,7 +493,7 @@ def test_chat_reads_only_what_is_new_and_says_the_same(chat_model: Path) -> None
     assert with_cache[1:] == read[1:]
 
 
-# Drives a chat as somebody at a keyboard would. In a process of its own: a fork of this one, with its threads, can hang.
+# Drives a chat from a keyboard. In a process of its own: a fork of this one, with its threads, can hang.
 KEYBOARD = """
 import sys
 import pexpect
@@ -502,12 +502,6 @@ terminal = pexpect.spawn(sys.argv[1], sys.argv[2:], timeout=60, encoding="utf-8"
 terminal.expect("Ctrl-D leaves")
 terminal.expect("> ")
 terminal.sendline("hello")
-terminal.expect("> ")
-terminal.send("half a line")
-for _ in range(30):  # readline misses one that comes while it sets up the line
-    terminal.sendintr()
-    if terminal.expect(["Ctrl-D leaves", pexpect.TIMEOUT], timeout=2) == 0:
-        break
 terminal.expect("> ")
 terminal.sendeof()
 terminal.expect(pexpect.EOF)
@@ -522,6 +516,34 @@ def test_chat_at_a_terminal(chat_model: Path) -> None:
     arguments = command("chat", chat_model, "--max-new-tokens", "4", "--device", "cpu")
     done = subprocess.run([sys.executable, "-c", KEYBOARD, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_ctrl_c_in_a_chat(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """At the prompt it clears the line; in an answer it stops that, and what was said stays."""
+    lines: Iterator[str | BaseException] = iter([KeyboardInterrupt(), "go on", "and on", EOFError()])
+    asked: list[list[Message]] = []
+
+    def type_line(_: str) -> str:
+        line = next(lines)
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+    def answer(messages: list[Message]) -> Iterator[str]:
+        asked.append(list(messages))
+        yield " so "
+        yield "far"
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", type_line)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    ChatLoop(answer).run()  # type: ignore[arg-type]
+    shown = capsys.readouterr()
+    assert shown.out == "so far\nso far\n\n"
+    assert shown.err.splitlines()[1:] == ["", "(Ctrl-D leaves)", " (stopped)"]
+    assert [message["content"] for message in asked[1]] == ["go on", "so far", "and on"]
 
 
 # Benchmarks

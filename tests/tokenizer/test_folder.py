@@ -187,7 +187,9 @@ def test_nested_without_end(tmp_path: Path) -> None:
     data, depth = path.read_text("utf-8"), 900
     at = data.index('"decoder":') + len('"decoder":')
     path.write_text(data[:at] + '{"decoders":[' * depth + "]}" * depth + "," + '"old":' + data[at:], encoding="utf-8")
-    with pytest.raises(MinillamaError, match=r"nested without end|expected JSON|refuses|expected a byte-level") as error:
+    # Which of them depends on how deep this Python's JSON goes.
+    said = r"nested without end|expected JSON|refuses|expected a byte-level"
+    with pytest.raises(MinillamaError, match=said) as error:
         from_folder(tmp_path)
     assert "\n" not in str(error.value)
 
