@@ -82,9 +82,7 @@ class Llama:
         """The type of the parameters, and so of all arithmetic."""
         return self.params["norm.weight"].dtype
 
-    def forward(
-        self, tokens: Array, *, mask: Array | None = None, cache: KVCache | None = None
-    ) -> tuple[Array, Any]:
+    def forward(self, tokens: Array, *, mask: Array | None = None, cache: KVCache | None = None) -> tuple[Array, Any]:
         """Hidden states after the final norm.
 
         tokens: (B, T) integers. mask: (B, T) bool, false where a token is padding, left or right: padding changes no
