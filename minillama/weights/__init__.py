@@ -58,7 +58,7 @@ def load(path: str | os.PathLike[str], dtype: DTypeLike = np.float32) -> Checkpo
 
 
 def inspect(path: str | os.PathLike[str]) -> Checkpoint:
-    """As `load`, without reading the weights: `params` is empty. Raises MinillamaError."""
+    """As `load`, without reading the weights: `params` is empty. Raises MinillamaError, also for a truncated file."""
     return _load(Path(path), np.float32, with_params=False)
 
 

@@ -25,7 +25,7 @@ from minillama.config import LlamaConfig, RopeScaling
 from minillama.errors import MinillamaError, UsageError
 from minillama.layers import rope_frequencies
 from minillama.weights.checkpoint import Checkpoint, build_config, plain_theta
-from minillama.weights.reading import StoredTensor, check_extent, fill, plain, read_params
+from minillama.weights.reading import StoredTensor, check_extent, check_stored, fill, plain, read_params
 from minillama.weights.writing import host_array, replaced_file
 
 _LAYER_NAMES = {
@@ -75,6 +75,7 @@ def load(path: Path, dtype: DTypeLike = np.float32, with_params: bool = True) ->
         raise MinillamaError(f"{path}: expected tokenizer.chat_template to be text, found {type(template).__name__}")
     chat_template = ChatTemplate.from_source(template, f"{path}: chat template") if template else None
     metadata.clear()  # a hundred thousand strings: their memory is free again before the weights come
+    check_stored(path, config, stored, gguf_name, ignored={ROPE_FACTORS})
     params = read_params(path, config, stored, dtype, gguf_name, ignored={ROPE_FACTORS}) if with_params else {}
     return Checkpoint(config, params, tokenizer, chat_template, format="gguf")
 

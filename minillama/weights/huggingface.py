@@ -7,6 +7,7 @@ Also the format of our own checkpoints. The names differ from Meta's, Q and K ro
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from math import prod
 from pathlib import Path
@@ -225,8 +226,8 @@ def save(checkpoint: Checkpoint, path: Path, dtype: DTypeLike | None = None) -> 
     config, params = checkpoint.config, checkpoint.params
     on_disk = np.dtype(params["norm.weight"].dtype if dtype is None else dtype)
     with replaced_folder(path, _is_ours) as folder:
-        _write_tensors(path, folder, config, params, on_disk)
         _write_json(folder / "config.json", config_to_json(checkpoint, on_disk))
+        _write_tensors(path, folder, config, params, on_disk)
         if checkpoint.tokenizer is not None:
             stops = sorted(checkpoint.tokenizer.stop_ids)
             _write_json(
@@ -307,6 +308,7 @@ def _write_tensors(path: Path, folder: Path, config: LlamaConfig, params: dict[s
             save_file(tensors, folder / file, metadata={"format": "pt"})  # transformers asks for this mark
         except SafetensorError as error:
             raise MinillamaError(f"{path}: cannot be written ({one_line(error)})") from None
+        shutil.copymode(folder / "config.json", folder / file)  # safetensors lets only its owner read a file
         weight_map |= dict.fromkeys(tensors, file)
     if len(shards) > 1:
         total = {"total_size": config.param_count() * dtype.itemsize}

@@ -79,6 +79,19 @@ def fill(out: np.ndarray, name: str, tensor: StoredTensor) -> None:
                 check_finite(tensor.file, name, target)
 
 
+def check_stored(
+    source: Path,
+    config: LlamaConfig,
+    stored: Mapping[str, StoredTensor],
+    name_in_file: Callable[[str], str] = str,
+    ignored: Collection[str] = (),
+) -> None:
+    """Raise MinillamaError for missing, unexpected or misshapen tensors, and for a file that ends too soon."""
+    check_shapes(source, config, {name: tensor.shape for name, tensor in stored.items()}, name_in_file, ignored)
+    for name, tensor in stored.items():
+        check_extent(name, tensor)
+
+
 def read_params(
     source: Path,
     config: LlamaConfig,
@@ -89,12 +102,10 @@ def read_params(
 ) -> dict[str, np.ndarray]:
     """The parameters of `config` out of `stored` (name in the file -> tensor), each C-contiguous, of `dtype`.
 
-    Raises MinillamaError, before anything is allocated, for missing, unexpected or misshapen tensors and for a file
-    that ends too soon; while reading, for values that are not finite.
+    Raises MinillamaError, before anything is allocated, for what `check_stored` finds; while reading, for values that
+    are not finite.
     """
-    check_shapes(source, config, {name: tensor.shape for name, tensor in stored.items()}, name_in_file, ignored)
-    for name, tensor in stored.items():
-        check_extent(name, tensor)
+    check_stored(source, config, stored, name_in_file, ignored)
     params = empty_params(config, dtype)
     for name, out in params.items():
         fill(out, name_in_file(name), stored[name_in_file(name)])

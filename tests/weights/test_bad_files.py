@@ -56,6 +56,23 @@ def test_truncated(tmp_path: Path, kind: str, size: str) -> None:
     assert str(file if size != "empty" or kind != "gguf" else model) in message_of(model)
 
 
+@pytest.mark.parametrize("kind", ["llama2c", "llama2c-v1", "gguf"])
+def test_truncated_is_noticed_without_reading_the_weights(tmp_path: Path, kind: str) -> None:
+    model, file = make(tmp_path, kind)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(MinillamaError, match="bytes"):
+        weights.inspect(model)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
+@pytest.mark.parametrize("kind", ["huggingface", "llama2c", "gguf"])
+def test_others_may_read_what_is_saved(tmp_path: Path, kind: str) -> None:
+    _, file = make(tmp_path, kind)
+    plain = tmp_path / "plain"
+    plain.touch()
+    assert file.stat().st_mode == plain.stat().st_mode
+
+
 @pytest.mark.parametrize("kind", ["llama2c", "llama2c-v1"])
 def test_longer_than_its_header_says(tmp_path: Path, kind: str) -> None:
     model, file = make(tmp_path, kind)
