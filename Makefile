@@ -27,7 +27,7 @@ mutate: $(READY) ## change every line of minillama/layers in turn and see that a
 	$(BIN)/python -m tests.mutation
 
 chat: $(READY) ## bring SmolLM2-135M (93 MB) and talk to it
-	@$(BIN)/python -m minillama chat smollm2
+	@$(BIN)/python -m minillama chat smollm2 --temperature 0.2
 
 notebooks: book ## the executed chapters as .ipynb, beside the built pages: book/_build/html/chapters
 	@ls book/_build/html/chapters/*.ipynb
