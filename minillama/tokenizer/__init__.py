@@ -6,6 +6,7 @@ from minillama.tokenizer.gguf import from_gguf
 from minillama.tokenizer.llama2c import from_llama2c, save_llama2c
 from minillama.tokenizer.sentencepiece import from_sentencepiece
 from minillama.tokenizer.stream import StreamDecoder
+from minillama.tokenizer.training import save_sentencepiece, train
 
 __all__ = [
     "Framing",
@@ -19,4 +20,6 @@ __all__ = [
     "from_sentencepiece",
     "from_tokenizer_json",
     "save_llama2c",
+    "save_sentencepiece",
+    "train",
 ]

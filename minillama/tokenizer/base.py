@@ -107,7 +107,7 @@ class Tokenizer(ABC):
         Raises UsageError when the text is not valid Unicode, or a frame is asked for that the model does not have.
         """
         ids: list[int] = []
-        for run, special in self._runs(_checked(text), allow_special):
+        for run, special in self._runs(checked(text), allow_special):
             ids += [special.id] if special else self._encode_plain(run, first=not ids)
         return self._framed(ids, bos, eos)
 
@@ -119,7 +119,7 @@ class Tokenizer(ABC):
         """
         spans: list[Span] = []
         offset = 0
-        for marked_run, special in self._runs(_checked(text), allow_special):
+        for marked_run, special in self._runs(checked(text), allow_special):
             run = marked_run.replace(seam, "") if seam else marked_run
             if special:
                 spans.append(Span(special.id, offset, offset + len(run)))
@@ -223,7 +223,8 @@ class Tokenizer(ABC):
         return int(token)
 
 
-def _checked(text: str) -> str:
+def checked(text: str) -> str:
+    """`text`, if it can be written as UTF-8. Raises UsageError."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

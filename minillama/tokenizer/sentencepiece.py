@@ -35,7 +35,7 @@ class SentencePieceTokenizer(Tokenizer):
         from sentencepiece import SentencePieceProcessor
 
         self.model = model
-        self.proto = _parse(model, where)
+        self.proto = parse_model(model, where)
         escaped = self.proto.normalizer_spec.escape_whitespaces
         self.pieces = [
             Piece(p.piece if escaped else p.piece.replace(" ", SPACE), p.score, p.type) for p in self.proto.pieces
@@ -151,8 +151,8 @@ def build_model(
     return model.SerializeToString()
 
 
-def _parse(model: bytes, where: str) -> Any:
-    """The model's parts, checked here because the C++ library trusts them."""
+def parse_model(model: bytes, where: str) -> Any:
+    """The parts of a serialized ModelProto, checked here because the C++ library trusts them. Raises MinillamaError."""
     from google.protobuf.message import DecodeError
 
     proto = _new_proto()
