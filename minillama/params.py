@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 from numpy.typing import DTypeLike
 
-from minillama.backend import Array
+from minillama.backend import Array, get_array_module
 from minillama.config import LlamaConfig
 from minillama.errors import MinillamaError
 
@@ -25,11 +25,7 @@ def empty_params(config: LlamaConfig, dtype: DTypeLike) -> dict[str, np.ndarray]
     """Uninitialised parameters of `config` on the host, consecutive in one buffer in the order of the forward pass."""
     shapes = config.param_shapes()
     buffer = np.empty(sum(map(prod, shapes.values())), dtype)
-    params, start = {}, 0
-    for name, shape in shapes.items():
-        params[name] = buffer[start : start + prod(shape)].reshape(shape)
-        start += prod(shape)
-    return params
+    return views(buffer, shapes)
 
 
 def side_by_side(*matrices: Array) -> np.ndarray | None:
@@ -42,6 +38,30 @@ def side_by_side(*matrices: Array) -> np.ndarray | None:
             return None
     rows = sum(len(matrix) for matrix in matrices)
     return np.lib.stride_tricks.as_strided(first, (rows, first.shape[1]))
+
+
+def flatten(params: Params) -> tuple[Array, int]:
+    """Move all parameters into one flat array, in place: each value of `params` becomes a view into it.
+
+    Matrices come first, then vectors, each in the dict's order; afterwards the dict is in that order too. Returns the
+    array (P,) and how many of its elements belong to matrices. All must have one dtype and device.
+    """
+    names = [*(n for n in params if params[n].ndim > 1), *(n for n in params if params[n].ndim <= 1)]
+    xp = get_array_module(params[names[0]])
+    flat = xp.concatenate([params[name].reshape(-1) for name in names])
+    ordered = {name: params[name] for name in names}
+    params.clear()
+    params.update(views(flat, {name: p.shape for name, p in ordered.items()}))
+    return flat, sum(p.size for p in params.values() if p.ndim > 1)
+
+
+def views(flat: Array, shapes: Mapping[str, tuple[int, ...]]) -> Params:
+    """Consecutive pieces of a flat array, by name and shape."""
+    params, start = {}, 0
+    for name, shape in shapes.items():
+        params[name] = flat[start : start + prod(shape)].reshape(shape)
+        start += prod(shape)
+    return params
 
 
 def check_shapes(config: LlamaConfig, params: Mapping[str, Array]) -> None:
