@@ -18,6 +18,8 @@ from typer.core import TyperGroup
 
 from minillama.errors import MinillamaError, UsageError
 from minillama.exercises.cli import app as exercises
+from minillama.tokenizer.cli import app as tokenizers
+from minillama.training.cli_plan import plan
 
 if TYPE_CHECKING:
     from minillama.chat import ChatTemplate
@@ -317,6 +319,8 @@ bench = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 app.add_typer(exercises, name="exercises")
+app.add_typer(tokenizers, name="tokenizer")
+app.command(epilog="Example: minillama plan --preset llama2-70b --gpus 2048")(plan)
 
 
 @bench.command("decode", epilog="Example: minillama bench decode smollm2 --batch 1 --batch 32")
