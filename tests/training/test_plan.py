@@ -216,8 +216,8 @@ def test_divisions_that_do_not_come_out_even(options, message):
     ("name", "options", "largest", "cure"),
     [
         ("llama2-7b", {"gpus": 8, "zero": 0}, "optimizer state, 80.9 GB", {"zero": 1}),
-        ("llama2-13b", {"gpus": 64, "micro_batch": 4, "tensor": 2}, "activations, ", {"micro_batch": 1}),
-        ("llama2-7b", {"gpus": 1}, "optimizer state, 80.9 GB", {"gpus": 2, "tensor": 2}),
+        ("llama2-70b", {"gpus": 64, "micro_batch": 4, "tensor": 8}, "activations, 121.0 GB", {"micro_batch": 1}),
+        ("llama2-7b", {"gpus": 1}, "optimizer state, 80.9 GB", {"gpus": 2, "zero": 2}),
     ],
 )
 def test_what_does_not_fit_is_told_what_would(name, options, largest, cure):
