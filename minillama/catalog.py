@@ -16,14 +16,16 @@ _LLAMA2C = "https://raw.githubusercontent.com/karpathy/llama2.c/master"
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file to download, known by its checksum."""
+    """A file to download, known by its checksum. first: only so many of its bytes, kept under the name `part`."""
 
     url: str
     sha256: str
+    first: int | None = None
+    part: str = ""
 
     @property
     def name(self) -> str:
-        return self.url.rpartition("/")[2]
+        return self.part or self.url.rpartition("/")[2]
 
 
 _TOK512 = RemoteFile(
@@ -102,24 +104,25 @@ def _downloaded(name: str) -> Path:
     for folder in [Path(data), Path(data) / "weights"] if data else []:
         if (folder / weights.name).is_file() and (folder / tokenizer.name).is_file():
             for file in (weights, tokenizer):
-                _check_sha256(folder / file.name, file)
+                check_sha256(folder / file.name, file)
             return folder / weights.name
     folder = cache_folder()
     for file in (tokenizer, weights):
-        if problem := _fetch(file, folder):
+        if problem := fetch(file, folder):
             urls = [file.url for file in (weights, tokenizer) if not (folder / file.name).is_file()]
             raise MinillamaError(f"{name}: {problem}; get {' and '.join(urls)} and put what you get into {folder}")
     return folder / weights.name
 
 
-def _check_sha256(path: Path, file: RemoteFile) -> None:
+def check_sha256(path: Path, file: RemoteFile) -> None:
+    """Raises MinillamaError where what lies at `path` is not `file`."""
     import pooch
 
     if (found := pooch.file_hash(str(path), alg="sha256")) != file.sha256:
         raise MinillamaError(f"{path}: expected sha256 {file.sha256}, found {found}: damaged or partial; {file.url}")
 
 
-def _fetch(file: RemoteFile, folder: Path) -> str | None:
+def fetch(file: RemoteFile, folder: Path) -> str | None:
     """Put `file` into `folder`, downloaded beside, checked, then renamed; nothing to do if it is there and whole.
 
     Returns what went wrong, None if nothing.
@@ -128,7 +131,8 @@ def _fetch(file: RemoteFile, folder: Path) -> str | None:
     import requests
 
     pooch.get_logger().setLevel("WARNING")  # it would announce every file
-    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=1 << 16)
+    headers = {"Range": f"bytes=0-{file.first - 1}"} if file.first else {}
+    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=1 << 16, headers=headers)
     try:
         pooch.retrieve(file.url, f"sha256:{file.sha256}", file.name, folder, downloader=downloader)
     except requests.RequestException as error:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -90,6 +92,12 @@ class Tokenizer(ABC):
         """The token that ends a sequence."""
         return self.framing.eos_id
 
+    @cached_property
+    def sha256(self) -> str:
+        """Identifies the tokenizer: the same after `save` and loading, another where some text gets other ids."""
+        rules = json.dumps([self._rules(), self.bos_id, self.eos_id], sort_keys=True)
+        return hashlib.sha256(rules.encode()).hexdigest()
+
     @property
     def stop_ids(self) -> frozenset[int]:
         """Tokens after which an answer is complete: end of sequence, end of turn."""
@@ -110,6 +118,13 @@ class Tokenizer(ABC):
         for run, special in self._runs(checked(text), allow_special):
             ids += [special.id] if special else self._encode_plain(run, first=not ids)
         return self._framed(ids, bos, eos)
+
+    def encode_batch(
+        self, texts: Sequence[str], *, bos: bool | None = None, eos: bool | None = None
+    ) -> list[list[int]]:
+        """`encode` of each text, on all cores at once; control tokens' names are ordinary characters."""
+        encoded = self._encode_plain_batch([checked(text) for text in texts])
+        return [self._framed(ids, bos, eos) for ids in encoded]
 
     def encode_spans(self, text: str, *, allow_special: bool = False, seam: str = "") -> list[Span]:
         """Tokens of `text`, unframed, each with the characters it stands for.
@@ -162,6 +177,14 @@ class Tokenizer(ABC):
     @abstractmethod
     def _encode_plain(self, text: str, first: bool) -> list[int]:
         """Ids of `text` without reading control tokens in it. first: whether nothing stands before it."""
+
+    @abstractmethod
+    def _encode_plain_batch(self, texts: list[str]) -> list[list[int]]:
+        """`_encode_plain` of each text, nothing standing before it."""
+
+    @abstractmethod
+    def _rules(self) -> list[Any]:
+        """All that decides which ids a text gets, as JSON can hold it."""
 
     @abstractmethod
     def _encode_plain_spans(self, text: str, first: bool) -> list[Span]:

@@ -85,6 +85,13 @@ class BytePairTokenizer(Tokenizer):
         engine = self._engine if first else self._later_engine
         return engine.encode(text, add_special_tokens=False).ids
 
+    def _encode_plain_batch(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._engine.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _rules(self) -> list[Any]:
+        plain = {key: self.spec.get(key) for key in ("model", "normalizer", "pre_tokenizer")}
+        return [plain, sorted(self.texts.items()), sorted(self.specials)]
+
     def _encode_plain_spans(self, text: str, first: bool) -> list[Span]:
         engine = self._engine if first else self._later_engine
         encoding = engine.encode(text, add_special_tokens=False)

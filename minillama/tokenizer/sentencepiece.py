@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,6 +87,14 @@ class SentencePieceTokenizer(Tokenizer):
     def _encode_plain(self, text: str, first: bool) -> list[int]:  # noqa: ARG002
         # Every run between control tokens gets its own space in front, as Meta encodes each turn apart.
         return self._processor.encode(text)
+
+    def _encode_plain_batch(self, texts: list[str]) -> list[list[int]]:
+        return self._processor.encode(texts, num_threads=os.cpu_count() or 1)
+
+    def _rules(self) -> list[Any]:
+        spec = self.proto.normalizer_spec
+        charsmap = spec.precompiled_charsmap.hex()
+        return [self.pieces, charsmap, spec.add_dummy_prefix, spec.remove_extra_whitespaces]
 
     def _encode_plain_spans(self, text: str, first: bool) -> list[Span]:  # noqa: ARG002
         mapping = self._processor.encode_as_offset_mapping(text)
