@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from minillama.data.cli import app as data
 from minillama.errors import MinillamaError, UsageError
 from minillama.exercises.cli import app as exercises
 from minillama.tokenizer.cli import app as tokenizers
@@ -320,6 +321,7 @@ bench = typer.Typer(
 app.add_typer(bench, name="bench")
 app.add_typer(exercises, name="exercises")
 app.add_typer(tokenizers, name="tokenizer")
+app.add_typer(data, name="data")
 app.command(epilog="Example: minillama plan --preset llama2-70b --gpus 2048")(plan)
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from minillama.data.sources import FIELD, SEPARATOR, SPLITS, Document, Source, find_source
 from minillama.errors import MinillamaError, UsageError
@@ -37,6 +36,7 @@ class TokenSplit:
     """The tokens of one split, memory-mapped. `split[start:stop]` is a new int64 array; `len(split)` counts tokens.
 
     documents: how many there are. bytes: of their text in UTF-8. starts: (documents,) uint64, where each begins.
+    shards: how many files hold the tokens.
     """
 
     def __init__(self, folder: Path, dtype: np.dtype, record: dict[str, Any]) -> None:
@@ -45,6 +45,7 @@ class TokenSplit:
         self.bytes: int = record["bytes"]
         self.starts = _mapped(folder / record["starts"], np.dtype("<u8"), self.documents)
         self._shards = [_mapped(folder / shard["file"], dtype, shard["tokens"]) for shard in record["shards"]]
+        self.shards = len(self._shards)
         self._bounds = [0]  # of the shards among the tokens
         for shard in self._shards:
             self._bounds.append(self._bounds[-1] + len(shard))
@@ -77,6 +78,7 @@ class TokenData:
         try:
             self.inputs: dict[str, Any] = index["inputs"]
             self.tokenizer_sha256: str = self.inputs["tokenizer"]
+            self.source: str = index["source"]
             self.vocab_size: int = index["vocab_size"]
             self._tokens_folder = self.folder / index["folder"]
             self._records = {name: index["splits"][name] for name in SPLITS}
@@ -84,7 +86,7 @@ class TokenData:
             self.train, self.validation = (
                 TokenSplit(self._tokens_folder, dtype, self._records[name]) for name in SPLITS
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise MinillamaError(
                 f"{self.folder / INDEX}: expected an index of tokens, found {error!r}; {_AGAIN}"
             ) from None
@@ -108,6 +110,8 @@ class TokenData:
 
     def verify(self) -> None:
         """Read all tokens. Raises MinillamaError where a file's checksum is not the one it was written with."""
+        from tqdm import tqdm
+
         shards = [shard for record in self._records.values() for shard in record["shards"]]
         for shard in tqdm(shards, desc="checking", disable=None, delay=2):
             path = self._tokens_folder / shard["file"]
@@ -188,12 +192,16 @@ def _write(folder: Path, source: Source, tokenizer: Tokenizer, inputs: dict[str,
         tokenizer.save(partial)
         with _Writer(partial, dtype, inputs["shard_tokens"]) as writer:
             _fill(writer, source, tokenizer, inputs["validation"], inputs["seed"])
+        records = writer.records()
+        for record in records.values():
+            TokenSplit(partial, dtype, record)  # all there, though another process may be at work in this folder
         index = {
+            "source": source.name,
             "inputs": inputs,
             "vocab_size": tokenizer.vocab_size,
             "dtype": dtype.str,
             "folder": partial.name,
-            "splits": writer.records(),
+            "splits": records,
         }
         write_bytes(folder / INDEX, json.dumps(index, indent=1).encode())  # from here on the new data counts
     except OSError as error:
@@ -204,12 +212,13 @@ def _write(folder: Path, source: Source, tokenizer: Tokenizer, inputs: dict[str,
 
 def _fill(writer: _Writer, source: Source, tokenizer: Tokenizer, validation: float, seed: int) -> None:
     """Every document of `source` to its split."""
+    from tqdm import tqdm
+
     counts = dict.fromkeys(SPLITS, 0)
     with tqdm(total=source.size, unit="B", unit_scale=True, desc="tokenizing", disable=None, delay=2) as bar:
         for batch in _batches(source.documents()):
-            for document, ids in zip(
-                batch, tokenizer.encode_batch([d.text for d in batch], bos=True, eos=True), strict=True
-            ):
+            encoded = tokenizer.encode_batch([document.text for document in batch], bos=True, eos=True)
+            for document, ids in zip(batch, encoded, strict=True):
                 text = document.text.encode()
                 split = document.split or _split_of(text, validation, seed)
                 writer.add(split, ids, len(text))
@@ -222,7 +231,7 @@ def _fill(writer: _Writer, source: Source, tokenizer: Tokenizer, validation: flo
 
 def _split_of(text: bytes, validation: float, seed: int) -> str:
     """'validation' for a share of all texts, chosen by their hash."""
-    digest = hashlib.blake2b(text, digest_size=8, salt=seed.to_bytes(16, "little")).digest()
+    digest = hashlib.blake2b(b"%d %b" % (seed, text), digest_size=8).digest()
     return "validation" if int.from_bytes(digest, "little") < validation * 2**64 else "train"
 
 
@@ -294,8 +303,10 @@ class _SplitWriter:
             tokens = tokens[len(fitting) :]
 
     def close(self) -> None:
-        self._starts.close()
-        self._end_shard()
+        try:
+            self._starts.close()
+        finally:
+            self._end_shard()
 
     def record(self) -> dict[str, Any]:
         return {

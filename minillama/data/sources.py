@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
-from tqdm import tqdm
-
 from minillama import catalog
 from minillama.catalog import RemoteFile
 from minillama.errors import MinillamaError, UsageError
@@ -135,8 +133,8 @@ def find_source(source: str | Path, *, field: str = FIELD, separator: str = SEPA
             raise UsageError(f"{path}: expected a name that ends in .txt or .jsonl (or .gz after it)")
         return Files(str(source), [(path, path.name, None)], field, separator)
     if name in PUBLIC_SETS:
-        located = [(_locate(name, file), file.name, split) for file, split in PUBLIC_SETS[name]]
-        return Files(name, located, field, SEPARATOR)
+        files = [(path, path.name, split) for path, (_, split) in zip(_locate(name), PUBLIC_SETS[name], strict=True)]
+        return Files(name, files, field, SEPARATOR)
     if name.partition(":")[0] == MINIATURE:
         return Miniature(_miniature_documents(name), seed)
     if path.suffix or len(path.parts) > 1:
@@ -202,18 +200,25 @@ def _miniature_documents(name: str) -> int:
     return int(count)
 
 
-def _locate(name: str, file: RemoteFile) -> Path:
-    """Where a file of the public set `name` lies, downloaded if need be."""
+def _locate(name: str) -> list[Path]:
+    """Where the files of the public set `name` lie, downloaded if need be."""
+    files = [file for file, _ in PUBLIC_SETS[name]]
     data = os.environ.get("MINILLAMA_DATA")
     for folder in [Path(data), Path(data) / "text"] if data else []:
-        if (folder / file.name).is_file():
-            catalog.check_sha256(folder / file.name, file)
-            return folder / file.name
+        if all((folder / file.name).is_file() for file in files):
+            for file in files:
+                catalog.check_sha256(folder / file.name, file)
+            return [folder / file.name for file in files]
     folder = catalog.cache_folder()
-    if problem := catalog.fetch(file, folder):
-        wanted = f"the first {file.first} bytes of {file.url} as {file.name}" if file.first else file.url
-        raise MinillamaError(f"{name}: {problem}; get {wanted} and put it into {folder}")
-    return folder / file.name
+    for file in files:
+        if problem := catalog.fetch(file, folder):
+            wanted = " and ".join(_wanted(file) for file in files if not (folder / file.name).is_file())
+            raise MinillamaError(f"{name}: {problem}; get {wanted} and put what you get into {folder}")
+    return [folder / file.name for file in files]
+
+
+def _wanted(file: RemoteFile) -> str:
+    return f"the first {file.first:,} bytes of {file.url} as {file.name}" if file.first else file.url
 
 
 @contextmanager
@@ -312,6 +317,8 @@ def _decoded(path: Path, data: bytes, offset: int) -> str:
 
 def _sha256(path: Path) -> str:
     """The checksum of a file, with a progress bar where it takes long."""
+    from tqdm import tqdm
+
     digest = hashlib.sha256()
     try:
         size = path.stat().st_size
