@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ import typer
 from minillama.errors import MinillamaError, UsageError
 
 if TYPE_CHECKING:
+    from minillama.data.sources import Source
     from minillama.tokenizer.base import Tokenizer
 
 app = typer.Typer(
@@ -50,20 +51,24 @@ def train(
     from rich.console import Console
 
     from minillama import tokenizer as tokenizers
+    from minillama.data.sources import find_source
 
     if out.is_dir():
         raise UsageError(f"{out}: is a folder, expected the name of a file to write")
     if out.exists() and not force:
         raise UsageError(f"{out}: is there already (--force overwrites it)")
     started = time.perf_counter()
-    count = Count()
-    with Console(stderr=True).status(f"learning {vocab_size:,} tokens from {source}"):  # silent without a terminal
+    text = Reading(find_source(source, field=field, seed=seed))
+    learning = Console(stderr=True).status(f"learning {vocab_size:,} tokens")  # shows nothing without a terminal
+    try:
         tokenizer = tokenizers.train(
-            count.of(_texts(source, field, seed)), vocab_size, max_sentences=max_sentences, seed=seed, where=source
+            text.texts(then=learning.start), vocab_size, max_sentences=max_sentences, seed=seed, where=source
         )
+    finally:
+        learning.stop()
     tokenizers.save_sentencepiece(tokenizer, out)
     print(
-        f"{out}: {tokenizer.vocab_size:,} tokens from {count.documents:,} documents, {count.characters:,} characters, "
+        f"{out}: {tokenizer.vocab_size:,} tokens from {text.documents:,} documents, {text.bytes:,} bytes of text, "
         f"in {time.perf_counter() - started:.1f} s",
         file=sys.stderr,
     )
@@ -99,24 +104,27 @@ def load(name: str) -> Tokenizer:
     return tokenizer
 
 
-class Count:
-    """How many documents and characters have gone by."""
+class Reading:
+    """The texts of a source, without those that it keeps for validation; counted, with a bar that shows how far."""
 
-    documents = characters = 0
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.documents = self.bytes = 0
 
-    def of(self, texts: Iterator[str]) -> Iterator[str]:
-        """`texts`, counted on their way."""
-        for text in texts:
-            self.documents += 1
-            self.characters += len(text)
-            yield text
+    def texts(self, then: Callable[[], None]) -> Iterator[str]:
+        """One text after the other; calls `then` after the last."""
+        from tqdm import tqdm
 
-
-def _texts(source: str, field: str, seed: int) -> Iterator[str]:
-    """The texts of a source, without those that it keeps for validation."""
-    from minillama.data.sources import documents
-
-    return (document.text for document in documents(source, field=field, seed=seed) if document.split != "validation")
+        size, what = self.source.size, f"reading {self.source.name}"
+        with tqdm(total=size, unit="B", unit_scale=True, desc=what, disable=None, delay=2, leave=False) as bar:
+            for document in self.source.documents():
+                text_bytes = len(document.text.encode())
+                bar.update(text_bytes)
+                if document.split != "validation":
+                    self.documents += 1
+                    self.bytes += text_bytes
+                    yield document.text
+        then()
 
 
 def _written(tokenizer: Tokenizer, token: int) -> str:

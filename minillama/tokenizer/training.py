@@ -34,7 +34,6 @@ LLAMA2: dict[str, Any] = {
 CHARACTER_COVERAGE = 0.99995  # Llama 2's; the rarest characters, one in 20,000 of a text's, are left to the bytes
 SMALLEST = 256 + 3 + 1  # the bytes; unknown, begin and end of sequence; the space before every text
 _LONGEST = 1024  # characters of a sentence: SentencePiece drops those of more than 4,192 bytes
-# Below every other score: a space joins the word behind it before it joins a run of spaces.
 _SPACES_LAST = -1e9
 
 
@@ -142,8 +141,7 @@ def _in_our_words(message: str, vocab_size: int) -> str:
 def _spaces_last(model: bytes) -> bytes:
     """The model as Llama 2's is, where pieces of nothing but spaces are joined after all others.
 
-    Training counts the space before a word to the word and never to the spaces before it; encoding does so only if
-    no run of spaces is quicker.
+    A word then keeps the space before it, and is the same token, however many spaces precede that one.
     """
     proto = parse_model(model, "SentencePiece")
     for piece in proto.pieces:
