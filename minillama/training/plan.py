@@ -96,12 +96,12 @@ def paper_intensity() -> float:
 
 
 def forward_flops(config: LlamaConfig, seq_len: int) -> float:
-    """Floating-point operations of a forward pass for one token, the mean over a sequence of `seq_len` tokens.
+    """FLOPs of a forward pass for one token, the mean over `seq_len` tokens: 14,288,158,720 for Llama 2 7B at 4,096.
 
-    A multiplication and an addition are two. Counted are the matrix products: each matrix but the embedding table,
-    which is read and not multiplied, takes 2 a parameter; a query and a key, a probability and a value, take 2HD each
-    for every position that a query sees, i + 1 at place i or the window. What is left out, norms, softmax, RoPE and
-    SwiGLU, is a few thousandths.
+    A multiplication and an addition are two. Counted are the matrix products: a matrix takes 2 for each of its
+    parameters, tied or not the head too, but not the embedding table, which is read and not multiplied; a query and a
+    key, a probability and a value, take 2HD each a layer for every position that a query sees: i + 1 at place i, or
+    the sliding window. Norms, softmax, RoPE and SwiGLU are left out, a few thousandths. Returns a float.
     """
     C, H, K, D, F, V = config.dim, config.n_heads, config.n_kv_heads, config.head_dim, config.ffn_dim, config.vocab_size
     layer = 2 * H * D * C + 2 * K * D * C + 3 * F * C  # wq and wo, wk and wv, w1, w2 and w3
@@ -142,7 +142,7 @@ def state_bytes(parameters: float, zero: int, ranks: int, precision: Precision) 
     """Bytes on each of `ranks` GPUs for `parameters` and what belongs to them: weights, gradients, optimizer state.
 
     A ZeRO stage of 1 divides the optimizer state among the ranks, 2 the gradients too, 3 (which FSDP is) also the
-    weights (arXiv:1910.02054, section 5).
+    weights (arXiv:1910.02054, section 5). Returns the bytes by these three names.
     """
     return {
         "weights": precision.weight * parameters / (ranks if zero >= 3 else 1),
