@@ -30,7 +30,7 @@ def get_array_module(x: Array) -> Any:
     """The array library of `x`: numpy or cupy."""
     library = _LIBRARIES.get(type(x))
     if library is None:
-        library = _cupy() if type(x).__module__.split(".")[0] == "cupy" else np
+        library = import_cupy() if type(x).__module__.split(".")[0] == "cupy" else np
     return library
 
 
@@ -48,7 +48,7 @@ def resolve_device(device: str | None) -> Device:
 def cuda_problem() -> str | None:
     """Why CUDA cannot be used here, in one line; None where it can."""
     try:
-        count = _cupy().cuda.runtime.getDeviceCount()
+        count = import_cupy().cuda.runtime.getDeviceCount()
     except ImportError:
         return "CuPy is not installed (pip install 'minillama[cuda12]' or 'minillama[cuda13]')"
     except Exception as error:  # CuPy raises its own CUDARuntimeError, which cannot be named without importing it
@@ -59,7 +59,7 @@ def cuda_problem() -> str | None:
 def to_device(x: Array, device: Device) -> Array:
     """`x` on `device`; the same object where it is there already."""
     if device == "cuda":
-        return _cupy().asarray(x)
+        return import_cupy().asarray(x)
     return to_host(x)
 
 
@@ -73,7 +73,8 @@ def device_of(x: Array) -> Device:
     return "cpu" if get_array_module(x) is np else "cuda"
 
 
-def _cupy() -> ModuleType:
+def import_cupy() -> ModuleType:
+    """CuPy itself, for what NumPy has no word for: a GPU among several, NCCL. Raises ImportError where it is missing."""
     import cupy  # imported here, so that `import minillama` touches no device
 
     register(cupy.ndarray, cupy)
