@@ -131,7 +131,8 @@ def fetch(file: RemoteFile, folder: Path) -> str | None:
     import requests
 
     pooch.get_logger().setLevel("WARNING")  # it would announce every file
-    headers = {"Range": f"bytes=0-{file.first - 1}"} if file.first else {}
+    # A part is asked for as it is: of a compressed answer it would be another one.
+    headers = {"Range": f"bytes=0-{file.first - 1}", "Accept-Encoding": "identity"} if file.first else {}
     downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=1 << 16, headers=headers)
     try:
         pooch.retrieve(file.url, f"sha256:{file.sha256}", file.name, folder, downloader=downloader)

@@ -247,18 +247,32 @@ def _texts(path: Path, separator: str) -> Iterator[str]:
 
 
 def _pieces(file: BinaryIO, separator: bytes) -> Iterator[tuple[int, bytes]]:
-    """What stands between separators, each piece with its offset in the file; long ones cut."""
+    """What stands between separators, long pieces cut; each with its offset in the file."""
     offset, pending = 0, b""  # pending begins at offset
     while chunk := file.read(CHUNK):
         *whole, pending = (pending + chunk).split(separator)
         for piece in whole:
-            yield offset, piece
+            yield from _cut(offset, piece)
             offset += len(piece) + len(separator)
-        while len(pending) > LONGEST_DOCUMENT:
-            cut = pending.rfind(b"\n", 0, LONGEST_DOCUMENT) + 1 or _character_start(pending, LONGEST_DOCUMENT)
-            yield offset, pending[:cut]
-            offset, pending = offset + cut, pending[cut:]
-    yield offset, pending
+        while len(pending) >= LONGEST_DOCUMENT + len(separator):  # so far in, no separator can have begun
+            end = _first_cut(pending)
+            yield offset, pending[:end]
+            offset, pending = offset + end, pending[end:]
+    yield from _cut(offset, pending)
+
+
+def _cut(offset: int, piece: bytes) -> Iterator[tuple[int, bytes]]:
+    """`piece` in parts of at most LONGEST_DOCUMENT bytes."""
+    while len(piece) > LONGEST_DOCUMENT:
+        end = _first_cut(piece)
+        yield offset, piece[:end]
+        offset, piece = offset + end, piece[end:]
+    yield offset, piece
+
+
+def _first_cut(piece: bytes) -> int:
+    """Where the first part of a long piece ends: after its last line that is whole, else between characters."""
+    return piece.rfind(b"\n", 0, LONGEST_DOCUMENT) + 1 or _character_start(piece, LONGEST_DOCUMENT)
 
 
 def _character_start(data: bytes, index: int) -> int:
