@@ -57,6 +57,9 @@ class Workers:
             for i, piece in enumerate(mine):
                 part, grads = loss(self.model, {name: x[piece] for name, x in batch.items()}, weight)
                 total += float(part)
+                if i == 0:
+                    for name in self._views[worker].keys() - grads.keys():  # a loss need not reach every parameter
+                        self._views[worker][name].fill(0)
                 for name, grad in grads.items():
                     if i == 0:
                         self._views[worker][name][...] = grad
