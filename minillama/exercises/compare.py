@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,8 @@ def compare(name: str, expected: Any, got: Any) -> Difference | None:
         return _compare_dict(name, expected, got)
     if isinstance(expected, np.ndarray | np.generic | int | float):
         return _compare_array(name, expected, got)
+    if isinstance(expected, list | tuple) and type(got) is type(expected):
+        return _compare_list(name, expected, got)
     if type(got) is not type(expected) or got != expected:
         return Difference(f"{name} is {_short(got)}; expected {_short(expected)}.")
     return None
@@ -35,12 +38,13 @@ def describe(value: Any) -> str:
     """An argument in a few characters: shape and dtype of an array, else its value."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {value.shape}"
-    if isinstance(value, dict):
+    if isinstance(value, dict) and any(isinstance(item, np.ndarray) for item in value.values()):
         return f"a dict of {len(value)} arrays"
     if callable(value):
         return value.__name__
     text = repr(value)
-    return text if len(text) <= 40 else f"a {type(value).__name__}"
+    length = f" of {len(value)}" if isinstance(value, Sized) else ""
+    return text if len(text) <= 40 else f"a {type(value).__name__}{length}"
 
 
 def _compare_dict(name: str, expected: dict[str, Any], got: Any) -> Difference | None:
@@ -56,6 +60,19 @@ def _compare_dict(name: str, expected: dict[str, Any], got: Any) -> Difference |
         difference = compare(f"{name}[{key!r}]", value, got[key])
         if difference:
             return difference
+    return None
+
+
+def _compare_list(name: str, expected: Sequence[Any], got: Sequence[Any]) -> Difference | None:
+    for i, (want, have) in enumerate(zip(expected, got, strict=False)):
+        difference = compare(f"{name}[{i}]", want, have)
+        if difference:
+            return difference
+    if len(got) != len(expected):
+        ahead = f"{name} has {len(got)} elements; expected {len(expected)}."
+        i = min(len(got), len(expected))
+        rest = f"lacks {_short(expected[i])}" if len(got) < len(expected) else f"has {_short(got[i])} too many"
+        return Difference(f"{ahead} After the first {i}, which are right, it {rest}.")
     return None
 
 

@@ -6,11 +6,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from minillama.errors import MinillamaError
 from minillama.exercises import check
 from minillama.exercises.chapter import all_chapters, load_chapter
+from minillama.exercises.compare import compare, describe
 from minillama.exercises.examine import examine
 from minillama.exercises.report import explain, report
 from minillama.exercises.runner import run_checks
@@ -244,3 +246,26 @@ def test_plain_pytest_fails_skeletons_and_explains(answer):
     assert "Traceback" not in printed
     assert f'tests="{ALL}"' in xml
     assert f'failures="{ALL - 8}"' in xml  # all but ch08's ten, and of those rmsnorm and its backward
+
+
+@pytest.mark.parametrize(
+    ("got", "text"),
+    [
+        ([1, 2, 4], "ids[2] is 4; expected 3."),
+        ([1, 2], "ids has 2 elements; expected 3. After the first 2, which are right, it lacks 3."),
+        ([1, 2, 3, 9], "ids has 4 elements; expected 3. After the first 3, which are right, it has 9 too many."),
+        ([1, "2", 3], "ids[1] is a str; expected an int."),
+        ((1, 2, 3), "ids is (1, 2, 3); expected [1, 2, 3]."),
+        (None, "ids is None; expected [1, 2, 3]."),
+    ],
+)
+def test_lists_are_told_by_their_first_difference(got, text):
+    assert compare("ids", [1, 2, 3], got).text == text
+    assert compare("ids", [1, 2, 3], [1, 2, 3]) is None
+
+
+def test_arguments_are_described_in_a_few_characters():
+    assert describe({"a": np.zeros(2)}) == "a dict of 1 arrays"
+    assert describe({("a", "b"): 3}) == "{('a', 'b'): 3}"
+    assert describe(dict.fromkeys(range(99), 1)) == "a dict of 99"
+    assert describe("x" * 50) == "a str of 50"

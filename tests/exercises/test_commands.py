@@ -56,10 +56,10 @@ def test_check_explains_the_exercise_that_is_asked_for(answer):
     assert out.endswith("4.2 rope_rotations is solved.\n")
 
 
-def test_check_takes_the_first_chapter_that_is_not_solved(answer):
-    assert "ch04 · Rotary position embeddings: 0 of 7 solved" in exercises("check")[1]
-    answer("ch04", "rope", "return _turn(x, rotations, layout), (rotations, layout)")
-    assert "ch08 · The whole Llama: 0 of 10 solved" in exercises("check")[1]
+def test_check_takes_the_first_chapter_that_is_not_solved(folder, solutions):
+    for chapter in all_chapters():
+        assert f"{chapter.code} · {chapter.title}: 0 of {len(chapter.exercises)} solved" in exercises("check")[1]
+        (folder / f"{chapter.name}.py").write_text(solutions[chapter.name], encoding="utf-8")
 
 
 def test_a_terminal_without_greek_gets_question_marks(folder):
@@ -306,3 +306,10 @@ def test_a_rope_in_the_wrong_layout_tells_gibberish(stories, answer):
     code, out, _ = exercises("run", "--with", "ch04", "--", *stories)
     assert code == 0
     assert out.startswith("Once upon a time, there was a little goth mist")
+
+
+def test_a_learner_s_encoder_cuts_the_prompt(stories, solved, answer):
+    package = exercises("run", "--folder", str(solved), "--with", "ch08", "--", *stories)[1]
+    assert exercises("run", "--with", "ch02", "--", *stories)[1] == package
+    answer("ch02", "encode", "return [0 for _ in text]")
+    assert exercises("run", "--with", "ch02", "--", *stories)[1] != package

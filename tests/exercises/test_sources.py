@@ -11,9 +11,12 @@ from minillama.config import PRESETS, LlamaConfig, RopeScaling
 from minillama.exercises import skeleton
 from minillama.exercises.chapter import CHAPTERS, all_chapters, load_chapter
 from minillama.exercises.examine import examine
-from minillama.exercises.sources import ch04_rope, ch08_llama
+from minillama.exercises.sources import ch02_tokens, ch04_rope, ch08_llama
 from minillama.exercises.worker import load_file
 from minillama.model import KVCache, Llama
+from minillama.tokenizer import from_sentencepiece
+from tests.tokenizer.models import trained_sentencepiece
+from tests.tokenizer.texts import TEXTS
 
 EXERCISES = [pytest.param(c, e, id=f"{c.code}-{e.name}") for c in all_chapters() for e in c.exercises]
 WRONG = [
@@ -143,3 +146,12 @@ def test_cache_positions_are_the_package_s():
         used = cache.used
         for ours, theirs in zip(ch08_llama.cache_positions(used, new, pads), cache.extend(new), strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_tokens_are_the_package_s(text):
+    tokenizer = from_sentencepiece(trained_sentencepiece())
+    ids = {piece.text: i for i, piece in enumerate(tokenizer.pieces) if i >= 259}
+    tokens = ch02_tokens.encode(text, ids, {piece: tokenizer.pieces[i].score for piece, i in ids.items()})
+    assert tokens == tokenizer.encode(text, bos=False)
+    assert ch02_tokens.decode(tokens, [piece.text for piece in tokenizer.pieces]) == tokenizer.decode(tokens)
