@@ -41,8 +41,8 @@ class TokenSplit:
 
     def __init__(self, folder: Path, dtype: np.dtype, record: dict[str, Any]) -> None:
         """record: what the index says. Raises MinillamaError for a file that is not as long as it says."""
-        self.documents: int = record["documents"]
-        self.bytes: int = record["bytes"]
+        self.documents = int(record["documents"])
+        self.bytes = int(record["bytes"])
         self.starts = _mapped(folder / record["starts"], np.dtype("<u8"), self.documents)
         self._shards = [_mapped(folder / shard["file"], dtype, shard["tokens"]) for shard in record["shards"]]
         self.shards = len(self._shards)
@@ -78,8 +78,8 @@ class TokenData:
         try:
             self.inputs: dict[str, Any] = index["inputs"]
             self.tokenizer_sha256: str = self.inputs["tokenizer"]
-            self.source: str = index["source"]
-            self.vocab_size: int = index["vocab_size"]
+            self.source = str(index["source"])
+            self.vocab_size = int(index["vocab_size"])
             self._tokens_folder = self.folder / index["folder"]
             self._records = {name: index["splits"][name] for name in SPLITS}
             dtype = np.dtype(index["dtype"])
@@ -225,7 +225,7 @@ def _fill(writer: _Writer, source: Source, tokenizer: Tokenizer, validation: flo
                 counts[split] += 1
                 bar.update(len(text))
     if not counts["train"]:
-        found = f"{counts['validation']} documents, all for validation" if counts["validation"] else "no document"
+        found = f"{counts['validation']} for validation only" if counts["validation"] else "no document"
         raise MinillamaError(f"{source.name}: expected text to train on, found {found}")
 
 
@@ -333,7 +333,8 @@ def _read_index(folder: Path) -> dict[str, Any]:
         raise MinillamaError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (ValueError, RecursionError):
         raise MinillamaError(f"{path}: expected JSON, found something else; {_AGAIN}") from None
-    version = index.get("inputs", {}).get("version") if isinstance(index, dict) else None
+    inputs = index.get("inputs") if isinstance(index, dict) else None
+    version = inputs.get("version") if isinstance(inputs, dict) else None
     if version != VERSION:
         raise MinillamaError(f"{path}: expected an index of version {VERSION}, found {version}; {_AGAIN}")
     return index
@@ -355,7 +356,7 @@ def _mapped(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
 
 def _unfinished(folder: Path) -> bool:
     """Whether all that `folder` holds was left by a run that was killed."""
-    return all(entry.name.startswith("tokens-") for entry in folder.iterdir())
+    return all(entry.name.startswith(("tokens-", INDEX)) for entry in folder.iterdir())
 
 
 def _remove_others(folder: Path) -> None:
@@ -369,3 +370,5 @@ def _remove_others(folder: Path) -> None:
     for entry in folder.glob("tokens-*"):
         if entry.name != kept:
             shutil.rmtree(entry, ignore_errors=True)  # where another process still reads it, it stays
+    for entry in folder.glob(f"{INDEX}.*"):
+        entry.unlink(missing_ok=True)
