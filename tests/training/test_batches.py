@@ -1,4 +1,4 @@
-"""Windows: every token a target once an epoch, in an order drawn from (seed, epoch); a batch depends on its step alone."""
+"""Windows: every token a target once an epoch, in an order drawn from (seed, epoch); a batch depends on its step."""
 
 from __future__ import annotations
 
