@@ -20,6 +20,7 @@ from minillama.data.cli import app as data
 from minillama.errors import MinillamaError, UsageError
 from minillama.exercises.cli import app as exercises
 from minillama.tokenizer.cli import app as tokenizers
+from minillama.training.cli import pretrain
 from minillama.training.cli_plan import plan
 
 if TYPE_CHECKING:
@@ -322,6 +323,7 @@ app.add_typer(bench, name="bench")
 app.add_typer(exercises, name="exercises")
 app.add_typer(tokenizers, name="tokenizer")
 app.add_typer(data, name="data")
+app.command(epilog="Example: minillama pretrain --preset mini --data miniature --out runs/mini/base")(pretrain)
 app.command(epilog="Example: minillama plan --preset llama2-70b --gpus 2048")(plan)
 
 

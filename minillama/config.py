@@ -207,6 +207,29 @@ PRESETS: dict[str, LlamaConfig] = {
 }
 
 
+def scaled(depth: int, vocab_size: int = 1024, max_seq_len: int = 512) -> LlamaConfig:
+    """A family on one dial: L = H = `depth`, D = 4 (L + 4), and so C = L D; K = H / 2, F about 8/3 C, tied embeddings.
+
+    Depth 4 is the preset mini; at 8 and 12 the model is as wide as small and base. The ratio of width to depth, 32 at 4
+    and 64 at 12, grows towards that of Llama 2 7B, 128 at 32.
+    """
+    if depth < 1:
+        raise UsageError(f"depth {depth}: expected at least 1")
+    head_dim = 4 * (depth + 4)
+    dim = depth * head_dim
+    return LlamaConfig(
+        dim,
+        depth,
+        n_heads=depth,
+        n_kv_heads=depth // 2 if depth % 2 == 0 else depth,
+        head_dim=head_dim,
+        ffn_dim=-(-8 * dim // 24) * 8,  # 8/3 C, rounded up to a multiple of 8
+        vocab_size=vocab_size,
+        max_seq_len=max_seq_len,
+        tie_embeddings=True,
+    )
+
+
 def preset(name: str) -> LlamaConfig:
     """The preset called `name`, whatever the case. Raises UsageError with the known names."""
     config = PRESETS.get(name.lower())

@@ -1,0 +1,345 @@
+"""The training loop, the same for every stage: batch, gradients, clip, AdamW; log, validate, save; again.
+
+A stage says what a batch is and what its loss. The loop knows nothing of either, only that a batch is a dict of arrays
+whose first axis is the row, so that threads and ranks each take some rows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from minillama.backend import Array
+from minillama.errors import MinillamaError, UsageError
+from minillama.model import Llama
+from minillama.params import Params
+from minillama.tokenizer import Tokenizer
+from minillama.training.checkpoint import TRAINER, Checkpoints
+from minillama.training.distributed import Communicator, SingleProcess, gather, share_of_rows
+from minillama.training.interrupts import Interrupts
+from minillama.training.logs import JsonLines, Log, Logs, TensorBoard, Terminal
+from minillama.training.run_folder import RunFolder, Settings, check_settings
+from minillama.training.schedule import CosineSchedule
+from minillama.training.workers import Batch, Workers
+from minillama.training.zero import Optimizer
+from minillama.weights import Checkpoint
+
+EXPLODED = 3.0  # times the running mean: a loss of that size is a bad one
+PATIENCE = 10  # bad ones in a row that end a run
+MEMORY = 0.98  # of the running mean, a step
+
+
+class Stage(Protocol):
+    """What is trained: pretraining, a finetuning, a reward model."""
+
+    def batch(self, step: int) -> Batch:
+        """All rows of the batch of `step` = 0, 1, …, the same whenever it is asked for: "tokens", and what more the
+        loss needs.
+        """
+        ...
+
+    def weight(self, batch: Batch) -> float:
+        """What the loss of a batch is a mean over, such as the tokens that count; it adds up over rows."""
+        ...
+
+    def loss(self, model: Llama, batch: Batch, weight: float) -> tuple[Array, Params]:
+        """The sum of the losses of some rows, divided by `weight`, the whole batch's; and its gradients."""
+        ...
+
+    def validate(self, model: Llama) -> dict[str, float]:
+        """Measures on data held out, "loss" among them, by which the best checkpoint is chosen; {} for none."""
+        ...
+
+    def sample(self, model: Llama) -> str | None:
+        """A text to look at; None for none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a stage is trained.
+
+    lr: the peak of the cosine schedule, warmup_steps and lr_floor the rest of it. clip: the largest global norm of the
+    gradients, None for any. micro_batch: rows that a thread runs at once. threads None: all cores. validate_every,
+    save_every: steps; the last step is always followed by both, and a validation better than all before by a
+    checkpoint. keep_last: checkpoints besides the best.
+    """
+
+    steps: int
+    lr: float
+    warmup_steps: int = 0
+    lr_floor: float = 0.1
+    weight_decay: float = 0.1
+    clip: float | None = 1.0
+    micro_batch: int = 4
+    threads: int | None = None
+    validate_every: int = 100
+    save_every: int = 100
+    keep_last: int = 3
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "micro_batch", "validate_every", "save_every", "keep_last"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name.replace('_', ' ')} {getattr(self, name)}: expected at least 1")
+        if self.clip is not None and not self.clip > 0:
+            raise UsageError(f"clip {self.clip}: expected a positive number")
+        self.schedule()
+
+    def schedule(self) -> CosineSchedule:
+        """The learning rate of each step. Raises UsageError where the numbers make none."""
+        return CosineSchedule(self.lr, self.steps, self.warmup_steps, self.lr_floor)
+
+    def settings(self) -> Settings:
+        """Those of the options that decide what comes out."""
+        names = ("steps", "lr", "warmup_steps", "lr_floor", "weight_decay", "clip")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass
+class Progress:
+    """How far a run is. With the parameters and the optimizer's state, all that it takes to go on.
+
+    tokens: read so far. seconds: spent in steps. mean_loss: the running mean of |loss|, bad ones left out. bad: how
+    many losses were bad in a row. validation, sample: the last ones. best_step, best_loss: of the validation with the
+    lowest loss.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    mean_loss: float | None = None
+    bad: int = 0
+    validation: dict[str, float] = field(default_factory=dict)
+    best_step: int | None = None
+    best_loss: float | None = None
+    sample: str | None = None
+
+    def watch(self, loss: float) -> None:
+        """Note the loss of a step: whether it is bad, and the mean."""
+        if self.mean_loss is None:
+            self.mean_loss = abs(loss)
+        if abs(loss) > EXPLODED * self.mean_loss:
+            self.bad += 1
+        else:
+            self.bad = 0
+            self.mean_loss = MEMORY * self.mean_loss + (1 - MEMORY) * abs(loss)
+
+    def validated(self, measures: dict[str, float]) -> bool:
+        """Note a validation. Returns whether its loss is the lowest so far."""
+        self.validation = measures
+        loss = measures.get("loss", math.inf)
+        improved = loss < (math.inf if self.best_loss is None else self.best_loss)
+        if improved:
+            self.best_step, self.best_loss = self.step, loss
+        return improved
+
+
+def train(
+    model: Llama,
+    stage: Stage,
+    options: Options,
+    folder: RunFolder,
+    settings: Settings,
+    *,
+    tokenizer: Tokenizer | None = None,
+    comm: Communicator | None = None,
+) -> Progress:
+    """Train `model`, in place, for the steps that the run in `folder` still lacks.
+
+    The steps done are taken from the newest whole checkpoint, and from there every number is as if there had been no
+    break: to the bit with the same threads, ranks and micro-batches, else to rounding. settings: what the numbers
+    depend on; a checkpoint of others is refused. tokenizer: goes into the checkpoints.
+
+    Returns where the run is: after the last step, with the trained model in the folder itself; or, after Ctrl-C or
+    SIGTERM, before it, with a checkpoint to go on from. Raises MinillamaError for a loss or a gradient that is not
+    finite, and for a loss above EXPLODED times its running mean PATIENCE times in a row: the update that would follow
+    is not made, and nothing is saved from there; and where a file cannot be read or written.
+    """
+    comm = SingleProcess() if comm is None else comm
+    settings = json.loads(json.dumps(settings))  # as it will be read again
+    checkpoints = Checkpoints(folder.checkpoints, options.keep_last)
+    workers = Workers(model, options.threads)
+    how = {"threads": workers.threads.count, "ranks": comm.size, "micro_batch": options.micro_batch}
+
+    saved, notices = checkpoints.newest(model.dtype)
+    progress = Progress()
+    if saved is not None:
+        check_settings(saved.path / TRAINER, saved.trainer.get("settings"), settings)
+        progress = Progress(**saved.trainer["progress"])
+        for name, value in saved.model.params.items():
+            model.params[name][...] = model.xp.asarray(value)
+        notices += [f"going on after step {progress.step}", *_differences(saved.trainer["how"], how)]
+    optimizer = Optimizer(
+        comm, workers.params, workers.matrices, threads=workers.threads, weight_decay=options.weight_decay
+    )
+    if saved is not None:
+        optimizer.load_state(saved.optimizer)
+
+    with closing(_open_logs(folder, options, progress.step, comm)) as log, Interrupts() as interrupts:
+        for notice in notices:
+            log.say(notice)
+        trainer = _Trainer(
+            model,
+            stage,
+            options,
+            folder,
+            settings,
+            tokenizer,
+            comm,
+            checkpoints,
+            workers,
+            how,
+            optimizer,
+            log,
+            progress,
+        )
+        trainer.run(interrupts)
+    return progress
+
+
+def _open_logs(folder: RunFolder, options: Options, step: int, comm: Communicator) -> Log:
+    """Rank 0 logs; the others have nothing to say."""
+    if comm.rank > 0:
+        return Log()
+    logs = [JsonLines(folder.log, step), Terminal(options.steps, step)]
+    return Logs(*logs, *([TensorBoard(folder.tensorboard, step)] if options.tensorboard else []))
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What changes the order of sums, and so their last bits."""
+    changed = [f"{now[name]} {name.replace('_', ' ')}, before {before.get(name)}" for name in now]
+    changed = [text for text, name in zip(changed, now, strict=True) if now[name] != before.get(name)]
+    return [f"{'; '.join(changed)}: from here the numbers agree to rounding, not to the bit"] if changed else []
+
+
+@dataclass
+class _Trainer:
+    """What `train` has made ready, and the loop itself."""
+
+    model: Llama
+    stage: Stage
+    options: Options
+    folder: RunFolder
+    settings: Settings
+    tokenizer: Tokenizer | None
+    comm: Communicator
+    checkpoints: Checkpoints
+    workers: Workers
+    how: dict[str, int]
+    optimizer: Optimizer
+    log: Log
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        self.schedule = self.options.schedule()
+        self.saved = self.progress.step or None  # the step of the newest checkpoint
+
+    def run(self, interrupts: Interrupts) -> None:
+        """All steps that are left, or as many as there are until an interrupt."""
+        while self.progress.step < self.options.steps:
+            self.step()
+            self.validate_and_save()
+            if self.anyone(interrupts.asked) and self.progress.step < self.options.steps:
+                self.save()
+                return
+        if self.comm.rank == 0:
+            self.folder.finish(self.settings, self.checkpoint(), asdict(self.progress))
+
+    def step(self) -> None:
+        """One update of all parameters."""
+        started = time.perf_counter()
+        progress, step = self.progress, self.progress.step
+        batch = self.stage.batch(step)
+        weight = self.stage.weight(batch)
+        rows = share_of_rows(self.comm, len(batch["tokens"]))
+        mine = {name: x[rows] for name, x in batch.items()}
+        part, grads = self.workers.gradients(self.loss, mine, weight, self.options.micro_batch)
+        loss = math.fsum(gather(self.comm, part))
+        progress.watch(loss)
+        self.stop_if(not math.isfinite(loss), f"loss {loss}")
+        self.stop_if(
+            progress.bad >= PATIENCE,
+            f"loss {loss:.4g}, for {PATIENCE} steps above {EXPLODED:g} times the mean of {progress.mean_loss:.4g}",
+        )
+        lr = self.schedule(step)
+        norm = self.optimizer.step(grads, lr, self.options.clip)
+        self.stop_if(not math.isfinite(norm), f"loss {loss:.4g}, gradient norm {norm}")
+
+        seconds = time.perf_counter() - started
+        tokens = batch["tokens"].size
+        progress.step += 1
+        progress.tokens += tokens
+        progress.seconds += seconds
+        self.log.write(
+            {
+                "step": progress.step,
+                "loss": loss,
+                "lr": lr,
+                "grad_norm": norm,
+                "tokens": progress.tokens,
+                "tokens_per_second": tokens / seconds,
+                "seconds": progress.seconds,
+            }
+        )
+
+    def loss(self, model: Llama, batch: Batch, weight: float) -> tuple[Array, Params]:
+        """The stage's loss; numbers that overflow are noticed by the loop, and need no warning."""
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            return self.stage.loss(model, batch, weight)
+
+    def stop_if(self, diverged: bool, found: str) -> None:
+        """Raise MinillamaError, with `found`, where training has `diverged`."""
+        if diverged:
+            good = (
+                "there is no checkpoint yet" if self.saved is None else f"good is {self.checkpoints.path(self.saved)}"
+            )
+            raise MinillamaError(
+                f"training diverged in step {self.progress.step + 1}: {found}; {good}; a lower learning rate may help"
+            )
+
+    def validate_and_save(self) -> None:
+        """After a step, whatever is due."""
+        step, last = self.progress.step, self.progress.step == self.options.steps
+        improved = False
+        if (step % self.options.validate_every == 0 or last) and self.comm.rank == 0:
+            improved = self.validate()
+        due = (step % self.options.save_every == 0 and self.progress.bad == 0) or last
+        if due or self.anyone(improved):
+            self.save()
+
+    def validate(self) -> bool:
+        """Measure, and show a sample. Returns whether the loss is the lowest so far."""
+        measures = self.stage.validate(self.model)
+        if measures:
+            self.log.write({"step": self.progress.step, "validation": measures})
+        self.progress.sample = self.stage.sample(self.model)
+        if self.progress.sample:
+            self.log.write({"step": self.progress.step, "sample": self.progress.sample})
+        return self.progress.validated(measures)
+
+    def save(self) -> None:
+        """A checkpoint of now, unless there is one."""
+        if self.saved == self.progress.step:
+            return
+        optimizer = self.optimizer.state()  # gathered from all ranks
+        if self.comm.rank == 0:
+            self.log.sync()
+            trainer = {"settings": self.settings, "how": self.how, "progress": asdict(self.progress)}
+            self.checkpoints.save(self.progress.step, self.checkpoint(), optimizer, trainer)
+            self.checkpoints.prune(self.progress.step, self.progress.best_step)
+        self.saved = self.progress.step
+
+    def checkpoint(self) -> Checkpoint:
+        """The model as it is now."""
+        return Checkpoint(self.model.config, self.model.params, self.tokenizer)
+
+    def anyone(self, asked: bool) -> bool:
+        """Whether one rank at least says so."""
+        return any(gather(self.comm, float(asked)))

@@ -1,0 +1,112 @@
+"""The folder of a run: `run.json` says what run it is, `log.jsonl` what happened, `checkpoints/` lets it go on.
+
+The same command again goes on with a run that has not ended, and finds one that has. When it ends, the folder itself is
+a checkpoint: `minillama generate FOLDER`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from minillama import weights
+from minillama.errors import MinillamaError, UsageError
+from minillama.tokenizer.atomic import write_bytes
+from minillama.training.checkpoint import sync, sync_folder
+from minillama.weights import Checkpoint
+from minillama.weights.checkpoint import read_json
+
+Settings = dict[str, Any]  # what a run's numbers depend on, as JSON holds it
+
+
+class RunFolder:
+    """The names in a run's folder, and its `run.json`."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.record, self.log = self.path / "run.json", self.path / "log.jsonl"
+        self.checkpoints, self.data, self.tensorboard = (
+            self.path / name for name in ("checkpoints", "data", "tensorboard")
+        )
+
+    def begin(self, settings: Settings, overwrite: bool = False) -> dict[str, Any] | None:
+        """Begin the run, or go on with it. Returns the result of a run that has ended, None for one that has not.
+
+        overwrite: remove the run that is there. Raises UsageError where the folder holds a run of other settings, or
+        something that is no run.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"{self.path}: expected a folder to write to, found a file")
+        if self.record.is_file():
+            if overwrite:
+                self._clear()
+            else:
+                record = read_json(self.record)
+                check_settings(self.record, record.get("settings"), settings)
+                return record.get("result")
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise UsageError(f"{self.path}: expected a new folder, an empty one or a run's, found something else")
+        self._write(settings, None)
+        return None
+
+    def exists(self) -> bool:
+        """Whether there is a run to go on with."""
+        return self.record.is_file()
+
+    def finish(self, settings: Settings, model: Checkpoint, result: dict[str, Any]) -> None:
+        """Make the folder itself the checkpoint of the trained model, and note that the run has ended."""
+        partial = self.path / ".final"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            weights.save(model, partial, to="huggingface")
+            sync_folder(partial)
+            for file in sorted(partial.iterdir()):
+                os.replace(file, self.path / file.name)
+            sync(self.path)
+        except OSError as error:
+            raise MinillamaError(f"{self.path}: cannot be written ({error.strerror or error})") from None
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        self._write(settings, result)
+
+    def _write(self, settings: Settings, result: dict[str, Any] | None) -> None:
+        write_bytes(self.record, (json.dumps({"settings": settings, "result": result}, indent=1) + "\n").encode())
+
+    def _clear(self) -> None:
+        """Remove everything, `run.json` last: a kill on the way leaves what can be overwritten again."""
+        for entry in sorted(self.path.iterdir(), key=lambda entry: entry == self.record):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+
+def check_settings(place: Path, found: Any, expected: Settings) -> None:
+    """Raise UsageError with what differs, where `found` in the file `place` are not the `expected` settings."""
+    there, here = _flat(found), _flat(json.loads(json.dumps(expected)))
+    names = [name for name in {**there, **here} if there.get(name) != here.get(name)]
+    if names:
+        shown = ", ".join(f"{name} {_brief(there.get(name))}, not {_brief(here.get(name))}" for name in names[:3])
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise UsageError(
+            f"{place}: a run of other settings: {shown}{more}; expected the same command, another --out, "
+            "or --overwrite to begin again"
+        )
+
+
+def _flat(tree: Any, path: str = "") -> dict[str, Any]:
+    """Nested dicts as one, the names joined with dots."""
+    if not isinstance(tree, dict):
+        return {path: tree}
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{path}.{name}" if path else name)
+    return flat
+
+
+def _brief(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
