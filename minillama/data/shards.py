@@ -2,7 +2,7 @@
 
 A folder of prepared data holds `index.json` and one subfolder, which the index names: for each split the tokens of its
 documents, one after the other, each as BOS + tokens + EOS, cut into files of equal length (little-endian uint16, or
-uint32 for a vocabulary above 65,536); the position where each document starts (uint64); and the tokenizer. The index is
+uint32 for a vocabulary above 65,536); the position where each document starts (int64); and the tokenizer. The index is
 replaced last and at once, so a kill at any moment leaves the old data or the new.
 """
 
@@ -35,7 +35,7 @@ _AGAIN = "make it again with `minillama data prepare`"
 class TokenSplit:
     """The tokens of one split, memory-mapped. `split[start:stop]` is a new int64 array; `len(split)` counts tokens.
 
-    documents: how many there are. bytes: of their text in UTF-8. starts: (documents,) uint64, where each begins.
+    documents: how many there are. bytes: of their text in UTF-8. starts: (documents,) int64, where each begins.
     shards: how many files hold the tokens.
     """
 
@@ -43,7 +43,7 @@ class TokenSplit:
         """record: what the index says. Raises MinillamaError for a file that is not as long as it says."""
         self.documents = int(record["documents"])
         self.bytes = int(record["bytes"])
-        self.starts = _mapped(folder / record["starts"], np.dtype("<u8"), self.documents)
+        self.starts = _mapped(folder / record["starts"], np.dtype("<i8"), self.documents)
         self._shards = [_mapped(folder / shard["file"], dtype, shard["tokens"]) for shard in record["shards"]]
         self.shards = len(self._shards)
         self._bounds = [0]  # of the shards among the tokens
@@ -283,7 +283,7 @@ class _SplitWriter:
         self._documents = self._bytes = self._tokens = 0
 
     def add(self, ids: list[int], size: int) -> None:
-        self._starts.write(np.array(self._tokens, "<u8").tobytes())
+        self._starts.write(np.array(self._tokens, "<i8").tobytes())
         self._documents += 1
         self._bytes += size
         self._tokens += len(ids)
