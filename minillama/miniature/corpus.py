@@ -71,4 +71,4 @@ def story(chooser: Chooser) -> Story:
     plot = chooser.pick(PLOTS)
     plot(tale)
     split: Literal["train", "validation"] = "validation" if held_out(k, i, j) else "train"
-    return Story(" ".join(tale.sentences), split, chooser.nats, plot.__name__, tuple(tale.events))
+    return Story(tale.text(), split, chooser.nats, plot.__name__, tuple(tale.events))

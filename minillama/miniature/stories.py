@@ -6,7 +6,8 @@ A plot is a function of a `Tale`. It decides what happens, by the state and by c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from minillama.miniature.chooser import Chooser
@@ -27,21 +28,37 @@ from minillama.miniature.world import (
     Item,
     Place,
     Thing,
+    capital,
 )
 
 
 class Event(NamedTuple):
-    """Something that happened in a story, by the names of those concerned; "" for what it does not concern.
+    """Something that happened in a story.
 
-    Verbs: go (who, where), have (who, what), lose (who, what, where), find (who, what, where), give (who, what, whom),
-    meet (who, whom, where), take (who, what, from whom).
+    verb: go (who, where), meet (who, whom, where), have (who, what), find (who, what, where), lose (who, what; where it
+    lies then), give (who, what, whom), take (who, what, from whom), help (who, with what, whom).
     """
 
     verb: str
-    who: str
-    what: str = ""
-    whom: str = ""
-    where: str = ""
+    who: Character
+    what: Item | None = None
+    whom: Character | None = None
+    where: Place | None = None
+
+
+def holders(events: Iterable[Event]) -> dict[Item, Character]:
+    """Who holds what after these events."""
+    held: dict[Item, Character] = {}
+    for verb, who, what, whom, _ in events:
+        if what is None:
+            continue
+        if verb == "lose":
+            held.pop(what, None)
+        elif verb == "give" and whom is not None:
+            held[what] = whom
+        else:
+            held[what] = who
+    return held
 
 
 class Topic(NamedTuple):
@@ -53,97 +70,102 @@ class Topic(NamedTuple):
 
 
 class Tale:
-    """A story as it is being told: who is where, who holds what, and the sentences so far."""
+    """A story as it is being told: who plays which role, where it is, and the sentences and events so far.
+
+    roles: what fills the slots of phrases; A is the hero, X the hero's item, P the place of the present scene.
+    """
 
     def __init__(self, topic: Topic, chooser: Chooser) -> None:
-        self.topic, self.chooser = topic, chooser
-        self.hero, self.place = topic.hero, topic.place
+        self.chooser = chooser
+        self.pick, self.maybe = chooser.pick, chooser.chance
         self.sentences: list[str] = []
         self.events: list[Event] = []
+        self.hero, thing, self.place = topic
+        # The hero's own, where the hero owns such a thing; else one of any of its colours.
+        own = self.hero.owns
+        self.item = own if own.thing is thing else ITEM[self.pick(thing.colours), thing]
+        self.roles: dict[str, Any] = {"A": self.hero, "X": self.item, "P": self.place}
         self._cast = [self.hero]
         self._subject: Character | None = None  # who may be called she or he in the next sentence
-        self.item = self._item(topic.thing)
 
-    # --- choices -----------------------------------------------------------------------------------------------------
-    def _item(self, thing: Thing) -> Item:
-        """The hero's own, where the hero owns such a thing; else one of any of its colours."""
-        if self.hero.owns.thing is thing:
-            return self.hero.owns
-        return ITEM[self.chooser.pick(thing.colours), thing]
-
+    # --- who and what else is in it ----------------------------------------------------------------------------------
     def other(self, among: tuple[Character, ...] = CHARACTERS) -> Character:
         """Someone who is not yet in the story."""
-        someone = self.chooser.pick([c for c in among if c not in self._cast])
-        self._cast.append(someone)
-        return someone
+        return self.join(self.pick([c for c in among if c not in self._cast]))
 
     def friend(self) -> Character:
         """The hero's best friend, three times in ten; else someone other."""
-        best: Character = CHARACTER[self.hero.friend]
-        if self.chooser.chance(0.3):
-            self._cast.append(best)
-            return best
-        someone = self.chooser.pick([c for c in CHARACTERS if c not in self._cast and c is not best])
+        best = CHARACTER[self.hero.friend]
+        if self.maybe(0.3):
+            return self.join(best)
+        return self.join(self.pick([c for c in CHARACTERS if c not in self._cast and c is not best]))
+
+    def join(self, someone: Character) -> Character:
+        """From now on, this one is in the story."""
         self._cast.append(someone)
         return someone
 
     def elsewhere(self, *but: Place) -> Place:
         """A place that is none of those."""
-        return self.chooser.pick([p for p in PLACES if p not in but])
+        return self.pick([p for p in PLACES if p not in but])
 
     def other_item(self) -> Item:
-        return self.chooser.pick([i for i in ITEMS if i.thing is not self.item.thing])
-
-    def maybe(self, p: float = 0.5) -> bool:
-        return self.chooser.chance(p)
+        """An item of another kind than the hero's."""
+        return self.pick([i for i in ITEMS if i.thing is not self.item.thing])
 
     # --- telling -----------------------------------------------------------------------------------------------------
-    def say(self, phrase: str, A: Character, **roles: Any) -> None:
-        """Tell something in one of the ways that `STORY[phrase]` lists.
+    def say(self, phrase: str, **roles: Any) -> None:
+        """Tell something in one of the ways that `STORY[phrase]` lists, with `roles` beside those of the tale.
 
-        A is the one who acts, called she or he half of the time where the sentence before had the same subject and
-        nobody else who could be meant. A role given as a tuple is drawn from it, if the phrase speaks of it at all: a
-        choice that leaves no trace in the text would count as information that is not there.
+        What the chosen template leaves open (the weather, a spot) is drawn only now: a choice that leaves no trace in
+        the text would count as information that is not there.
         """
         template = self.chooser.phrase(STORY[phrase])
-        for role, entity in roles.items():
-            if type(entity) is tuple and "{" + role in template:
-                roles[role] = self.chooser.pick(entity)
-        if "{S}" in template or "{s}" in template:
-            if A is self._subject and self.chooser.chance(0.5):
-                roles["S"], roles["s"] = A.He, A.he
-            else:
-                roles["S"] = roles["s"] = A.name
-        self.sentences.append(template.format(A=A, **roles))
-        B = roles.get("B")
-        self._subject = None if isinstance(B, Character) and B.he == A.he else A
+        roles = {**self.roles, **roles}
+        A = roles["A"]
+        names_other = False
+        for slot in _SLOTS[template]:
+            if slot == "S":
+                roles["S"], roles["s"] = (A.He, A.he) if self._pronoun(A) else (A.name, A.name)
+            elif slot == "B":
+                names_other = names_other or roles["B"].he == A.he
+            elif slot == "C":
+                names_other = names_other or roles["C"].he == A.he
+            elif slot not in roles:
+                roles[slot] = self._drawn(slot, roles["P"])
+        self.sentences.append(template.format(**roles))
+        self._subject = None if names_other else A
 
-    def do(self, A: Character, place: Place, phrase: str = "do", **roles: Any) -> None:
-        """A does one of the things that one does at the place."""
-        self.say(phrase, A, did=self.chooser.pick(place.doings)[1], **roles)
+    def _pronoun(self, A: Character) -> bool:
+        """Whether A is called she or he: half of the time, where the sentence before was about A and nobody else whom
+        the pronoun could mean.
+        """
+        return A is self._subject and self.maybe(0.5)
 
-    # --- what happens: an event and its sentence ----------------------------------------------------------------------
-    def open(self) -> None:
-        """The hero comes to the place of the story."""
-        self.event("go", self.hero, where=self.place)
-        self.say("open", self.hero, P=self.place, W=WEATHERS, T=TIMES)
+    def _drawn(self, slot: str, place: Place) -> Any:
+        if slot == "did":
+            return self.pick(place.doings)[1]
+        if slot == "spot":
+            return self.pick(place.spots)
+        if slot == "Spot":
+            return self.pick(place.Spots)
+        return self.pick({"W": WEATHERS, "T": TIMES, "F": FOODS}[slot])
 
-    def go(self, who: Character, place: Place) -> None:
-        self.event("go", who, where=place)
-        self.say("go", who, P=place)
+    def text(self) -> str:
+        """The story; half of the stories have a title above."""
+        body = " ".join(self.sentences)
+        if self.maybe(0.5):
+            self.roles |= {"A": self.hero, "X": self.item, "P": self.place}
+            self.say("title")
+            return f"{self.sentences.pop()}\n{body}"
+        return body
 
-    def have(self, who: Character, item: Item) -> None:
-        self.event("have", who, item)
-        self.say("have", who, X=item)
+    def aside(self, p: float = 0.35) -> None:
+        """Perhaps a sentence that changes nothing."""
+        if self.maybe(p):
+            self.say("aside")
 
-    def meet(self, who: Character, whom: Character, place: Place) -> None:
-        self.event("meet", who, whom=whom, where=place)
-        self.say("meet", who, B=whom, P=place)
-
-    def give(self, who: Character, item: Item, whom: Character) -> None:
-        self.event("give", who, item, whom)
-        self.say("give", who, X=item, B=whom)
-
+    # --- what happens: an event and its sentence ---------------------------------------------------------------------
     def event(
         self,
         verb: str,
@@ -152,334 +174,369 @@ class Tale:
         whom: Character | None = None,
         where: Place | None = None,
     ) -> None:
-        """Keep what a sentence tells."""
-        self.events.append(Event(verb, who.name, *("" if x is None else x.name for x in (what, whom, where))))
+        """Keep what the next sentence tells."""
+        self.events.append(Event(verb, who, what, whom, where))
+
+    def open(self) -> None:
+        """The hero comes to the place of the story, and perhaps does what one does there."""
+        self.event("go", self.hero, where=self.place)
+        self.say("open")
+        self.aside()
+        if self.maybe(0.5):
+            self.say("do")
+
+    def open_both(self, B: Character, P: Place) -> None:
+        """The hero and B come to P and do what one does there."""
+        self.event("go", self.hero, where=P)
+        self.event("go", B, where=P)
+        self.say("together", P=P)
+        self.aside(0.2)
+        if self.maybe(0.6):
+            self.say("both do", P=P)
+
+    def go(self, who: Character, P: Place) -> None:
+        self.event("go", who, where=P)
+        self.say("go", A=who, P=P)
+        self.aside(0.15)
+
+    def have(self) -> None:
+        self.event("have", self.hero, self.item)
+        self.say("have")
+
+    def meet(self, B: Character, P: Place) -> None:
+        self.event("meet", self.hero, whom=B, where=P)
+        self.say("meet", B=B, P=P)
+
+    def give(self, who: Character, X: Item, whom: Character) -> None:
+        self.event("give", who, X, whom)
+        self.say("give", A=who, X=X, B=whom)
+
+    def glad(self, who: Character, p: float = 0.6) -> None:
+        if self.maybe(p):
+            self.say("glad", A=who)
+
+    def thank(self, who: Character, whom: Character, p: float = 0.6) -> None:
+        if self.maybe(p):
+            self.say("thank", A=who, B=whom)
+
+    def play(self, X: Item, p: float = 0.5) -> None:
+        """A and B play with X."""
+        if self.maybe(p):
+            self.say("play", X=X)
+
+    def eat(self, p: float = 0.4) -> None:
+        """B shares food with A."""
+        if self.maybe(p):
+            self.say("food")
+
+
+_DRAWN = re.compile(r"\{(S|s|B|C|W|T|F|did|spot|Spot)[.}]")
+
+
+def _slots(template: str) -> tuple[str, ...]:
+    """The slots of a template that `say` has to see to, each once."""
+    return tuple(dict.fromkeys("S" if slot == "s" else slot for slot in _DRAWN.findall(template)))
+
+
+_SLOTS = {template: _slots(template) for lines in STORY.values() for line in lines for template in line}
 
 
 def lost(tale: Tale) -> None:
     """The hero loses a thing, asks, and gets it back."""
     hero, item, place, maybe = tale.hero, tale.item, tale.place, tale.maybe
     tale.open()
-    tale.have(hero, item)
-    if maybe():
-        tale.do(hero, place)
+    tale.have()
     slips = "left" if item.thing.slips == "wind" and place.indoors else item.thing.slips
-    tale.say(slips, hero, X=item)
     lies = tale.elsewhere(place) if slips == "wind" else place  # the rest lies where it fell
     tale.event("lose", hero, item, where=lies)
+    tale.say(slips)
     if maybe(0.4):
         tale.go(hero, tale.elsewhere(place, lies))
     if slips != "wind":
-        tale.say("gone", hero, X=item)
+        tale.say("gone")
     if maybe(0.6):
-        tale.say("sad", hero)
+        tale.say("sad")
     if maybe(0.4):
-        helper = tale.other()
-        asked = tale.elsewhere(place, lies)
-        tale.meet(hero, helper, asked)
-        tale.say("ask seen", hero, X=item, B=helper)
-        tale.say("not seen", hero, B=helper)
-    helper = tale.friend()
+        B = tale.other()
+        tale.meet(B, tale.elsewhere(place, lies))
+        tale.say("ask seen", B=B)
+        tale.say("not seen", B=B)
+    B = tale.roles["B"] = tale.friend()
     if maybe(0.6):
-        tale.meet(hero, helper, tale.elsewhere(place, lies))
-        tale.say("ask seen", hero, X=item, B=helper)
-        tale.say("seen", hero, X=item, B=helper, Q=lies)
+        tale.meet(B, tale.elsewhere(place, lies))
+        tale.say("ask seen")
+        tale.say("seen", Q=lies)
         tale.go(hero, lies)
         tale.event("find", hero, item, where=lies)
-        tale.say("find", hero, X=item, P=lies, spot=lies.spots, Spot=lies.Spots)
-        tale.say("glad", hero)
+        tale.say("find", P=lies)
+        tale.glad(hero)
     else:
-        tale.event("find", helper, item, where=lies)
-        tale.event("give", helper, item, hero)
-        tale.say("come back", hero, B=helper)
-        tale.say("brought back", hero, X=item, B=helper, Q=lies)
-        if maybe():
-            tale.say("glad", hero)
-        tale.say("thank", hero, B=helper)
-    tale.say("end found", hero, X=item)
+        tale.event("find", B, item, where=lies)
+        tale.event("give", B, item, hero)
+        tale.say("come back")
+        tale.say("brought back", Q=lies)
+        tale.glad(hero)
+        tale.thank(hero, B)
+    tale.say("end found")
 
 
 def gift(tale: Tale) -> None:
     """The hero finds a thing and brings it to somebody."""
-    hero, item, place, maybe = tale.hero, tale.item, tale.place, tale.maybe
+    hero, item = tale.hero, tale.item
     tale.open()
-    if maybe():
-        tale.do(hero, place)
-    tale.event("find", hero, item, where=place)
-    tale.say("find new", hero, spot=place.spots, Spot=place.Spots, X=item)
-    if maybe(0.3):
-        tale.say("glad", hero)
-    friend = tale.friend()
-    tale.say("think of", hero, B=friend)
-    if friend.colour == item.colour:
-        tale.say("favourite", hero, B=friend, X=item)
-    else:
-        tale.say("reason", hero, B=friend)
-    tale.go(hero, friend.home)
-    tale.give(hero, item, friend)
-    tale.say("glad", friend)
-    if maybe(0.7):
-        tale.say("thank", friend, B=hero)
-    if maybe(0.4):
-        tale.say("food", hero, B=friend, F=FOODS)
-    if maybe():
-        tale.say("play", hero, B=friend, play=item.thing.play)
-    tale.say("end given", hero, X=item, B=friend)
+    tale.event("find", hero, item, where=tale.place)
+    tale.say("find new")
+    tale.glad(hero, 0.3)
+    B = tale.roles["B"] = tale.friend()
+    tale.say("think of")
+    tale.say("favourite" if B.colour == item.colour else "reason")
+    tale.go(hero, B.home)
+    tale.give(hero, item, B)
+    tale.glad(B)
+    tale.thank(B, hero)
+    tale.eat()
+    tale.play(item)
+    tale.say("end given")
 
 
 def rescue(tale: Tale) -> None:
     """Somebody is in a trouble that the hero's thing can end."""
-    hero, item, place, maybe = tale.hero, tale.item, tale.place, tale.maybe
-    friend = tale.friend()
-    thing = item.thing
+    hero, item, thing = tale.hero, tale.item, tale.item.thing
+    B = tale.roles["B"] = tale.friend()
+    forms = {"he": B.he, "him": B.him, "his": B.his}
+    trouble = thing.trouble.format(**forms)
     tale.open()
-    tale.have(hero, item)
-    if maybe(0.6):
-        tale.do(hero, place)
-    tale.meet(hero, friend, place)
-    trouble = thing.trouble.format(he=friend.he, him=friend.him, his=friend.his)
-    tale.say("trouble", hero, B=friend, trouble=trouble, Trouble=trouble[0].upper() + trouble[1:])
-    tale.event("help", hero, item, friend)
-    tale.say("help", hero, help=thing.help.format(he=friend.he, him=friend.him, his=friend.his))
-    tale.say("thank", friend, B=hero)
-    if maybe():
-        tale.say("food", hero, B=friend, F=FOODS)
-    if maybe():
-        tale.do(hero, place, "both do")
-    tale.say("end friends", hero, B=friend)
+    tale.have()
+    tale.meet(B, tale.place)
+    tale.say("trouble", trouble=trouble, Trouble=capital(trouble))
+    tale.event("help", hero, item, B)
+    tale.say("help", help=thing.help.format(**forms))
+    tale.glad(B, 0.4)
+    tale.thank(B, hero, 0.8)
+    tale.eat()
+    if tale.maybe(0.4):
+        tale.say("both do")
+    tale.say("end friends")
 
 
 def swap(tale: Tale) -> None:
     """The hero wants what a friend has and offers something for it."""
-    hero, item, place, maybe = tale.hero, tale.item, tale.place, tale.maybe
-    friend, wanted = tale.friend(), tale.other_item()
+    hero, item = tale.hero, tale.item
+    B, Y = tale.friend(), tale.other_item()
+    tale.roles |= {"B": B, "Y": Y}
     tale.open()
-    tale.have(hero, item)
-    if maybe(0.6):
-        tale.do(hero, place)
-    tale.meet(hero, friend, place)
-    tale.event("have", friend, wanted)
-    tale.say("has other", hero, B=friend, Y=wanted)
-    tale.say("offer", hero, B=friend, X=item, Y=wanted)
-    if maybe(0.35):
-        tale.say("no", hero, B=friend, Y=wanted)
-        tale.say("play", hero, B=friend, play=tale.chooser.pick((item, wanted)).thing.play)
-        tale.say("end friends", hero, B=friend)
+    tale.have()
+    tale.meet(B, tale.place)
+    tale.event("have", B, Y)
+    tale.say("has other")
+    tale.say("offer")
+    if tale.maybe(0.35):
+        tale.say("no")
+        if tale.maybe(0.4):
+            tale.say("sad")
+        tale.say("play", X=tale.pick((item, Y)))
+        tale.say("end friends")
         return
-    tale.say("yes", hero, B=friend)
-    tale.event("give", hero, item, friend)
-    tale.event("give", friend, wanted, hero)
-    tale.say("swap", hero, B=friend, X=item, Y=wanted)
-    if maybe():
-        tale.say("both glad", hero, B=friend)
-    if maybe():
-        tale.say("play", hero, B=friend, play=tale.chooser.pick((item, wanted)).thing.play)
-    tale.say("home", hero)
+    tale.say("yes")
+    tale.event("give", hero, item, B)
+    tale.event("give", B, Y, hero)
+    tale.say("swap")
+    if tale.maybe(0.5):
+        tale.say("both glad")
+    if tale.maybe(0.5):
+        tale.say("play", X=tale.pick((item, Y)))
+    tale.say("home")
 
 
 def quarrel(tale: Tale) -> None:
     """Two want the same thing, and a third knows what to do."""
-    hero, item, place, maybe = tale.hero, tale.item, tale.place, tale.maybe
-    friend = tale.friend()
-    judge = tale.other((*GROWN_UPS, CHARACTER["Hoot"]))
-    tale.event("go", hero, where=place)
-    tale.event("go", friend, where=place)
-    tale.say("together", hero, B=friend, P=place, W=WEATHERS, T=TIMES)
-    tale.do(hero, place, "both do")
-    tale.say("both find", hero, spot=place.spots, Spot=place.Spots, X=item, B=friend)
-    tale.say("both want", hero, B=friend)
-    tale.event("meet", hero, whom=judge, where=place)
-    tale.say("heard", hero, C=judge)
-    end = tale.chooser.pick(("turns", "play", "owner"))
-    tale.say(f"advise {end}", hero, B=friend, C=judge, X=item)
+    hero, item = tale.hero, tale.item
+    B = tale.roles["B"] = tale.friend()
+    C = tale.roles["C"] = tale.other((*GROWN_UPS, CHARACTER["Hoot"]))
+    tale.open_both(B, tale.place)
+    tale.event("find", hero, item, where=tale.place)
+    tale.say("both find")
+    tale.say("both want")
+    tale.event("meet", hero, whom=C, where=tale.place)
+    tale.say("heard")
+    end = tale.pick(("turns", "play", "owner"))
+    tale.say(f"advise {end}")
     if end == "owner":
-        tale.event("give", hero, item, judge)
-        tale.say("return", hero, B=friend, C=judge, X=item)
-        if maybe():
-            tale.say("thank", judge, B=hero)
-        tale.say("end friends", hero, B=friend)
+        tale.event("give", hero, item, C)
+        tale.say("return")
+        tale.thank(C, hero)
+        tale.eat(0.3)
+        tale.say("end friends")
     else:
-        tale.event("have", hero, item)
         if end == "turns":
-            tale.say("turns", hero, B=friend, X=item)
+            tale.say("turns")
         else:
-            tale.say("play", hero, B=friend, play=item.thing.play)
-        if maybe():
-            tale.say("both glad", hero, B=friend)
-        tale.say("end lesson share", hero)
+            tale.say("play")
+        if tale.maybe(0.5):
+            tale.say("both glad")
+        tale.say("end lesson share")
 
 
 def errand(tale: Tale) -> None:
     """A grown-up sends the hero with a thing to somebody; on the way there is something better to do."""
-    hero, item, place, maybe = tale.hero, tale.item, tale.place, tale.maybe
-    sender, receiver = tale.other(GROWN_UPS), tale.other()
+    hero, item, place = tale.hero, tale.item, tale.place
+    sender = tale.other(tuple(c for c in GROWN_UPS if c.home is not place))
+    receiver = tale.other()
     tale.event("go", hero, where=sender.home)
-    tale.say("visit", hero, C=sender, P=sender.home, W=WEATHERS, T=TIMES)
+    tale.say("visit", C=sender, P=sender.home)
     tale.event("give", sender, item, hero)
-    tale.say("send", hero, X=item, B=receiver, C=sender, P=place)
+    tale.say("send", B=receiver, C=sender)
     late = False
-    if maybe(0.7):
+    if tale.maybe(0.7):
         tempter, between = tale.other(), tale.elsewhere(place, sender.home)
-        _, did = tale.chooser.pick(between.doings)
         tale.event("meet", hero, whom=tempter, where=between)
-        tale.say("tempt", hero, B=tempter, P=between)
-        late = maybe()
+        tale.say("tempt", B=tempter, P=between)
+        late = tale.maybe(0.5)
         if late:
-            tale.say("stay", hero, did=did)
-            tale.say("late", hero, X=item)
+            tale.say("stay", P=between)
+            tale.say("late")
         else:
-            tale.say("refuse", hero, C=receiver, X=item)
-    tale.event("go", hero, where=place)
-    tale.event("give", hero, item, receiver)
-    tale.say("deliver", hero, B=receiver, X=item, P=place)
-    if late:
-        tale.say("too late", hero, B=receiver)
-        tale.say("promise", hero)
+            tale.say("refuse", C=receiver)
     else:
-        tale.say("in time", hero, B=receiver)
-        tale.say("food", hero, B=receiver, F=FOODS)
-    tale.say("home", hero)
+        tale.aside(0.7)
+    B = tale.roles["B"] = receiver
+    tale.event("go", hero, where=place)
+    tale.event("give", hero, item, B)
+    tale.say("deliver", C=sender)
+    if late:
+        tale.say("too late")
+        tale.say("promise")
+    else:
+        tale.say("in time")
+        tale.glad(B, 0.3)
+        tale.eat(0.7)
+    tale.say("home")
 
 
 def storm(tale: Tale) -> None:
     """Two are surprised by a storm; a thing makes the waiting short."""
-    hero, item, place, maybe = tale.hero, tale.item, tale.place, tale.maybe
-    friend = tale.friend()
-    shelter = place if place.indoors else tale.chooser.pick(INDOORS)
-    outside = tale.chooser.pick(OUTDOORS) if place.indoors else place
-    tale.event("go", hero, where=outside)
-    tale.event("go", friend, where=outside)
-    tale.say("together", hero, B=friend, P=outside, W=WEATHERS, T=TIMES)
-    tale.do(hero, outside, "both do")
-    tale.say("storm", hero)
+    hero, place = tale.hero, tale.place
+    B = tale.roles["B"] = tale.friend()
+    shelter = place if place.indoors else tale.pick(INDOORS)
+    outside = tale.pick(OUTDOORS) if place.indoors else place
+    tale.open_both(B, outside)
+    tale.say("storm")
+    tale.roles["P"] = shelter
     tale.event("go", hero, where=shelter)
-    tale.event("go", friend, where=shelter)
-    tale.say("shelter", hero, B=friend, P=shelter)
-    if maybe(0.7):
-        tale.say("afraid", hero, B=friend)
-    tale.event("have", hero, item)
-    tale.say("comfort", hero, X=item, play=item.thing.play)
-    tale.say("over", hero)
-    tale.say("end friends", hero, B=friend)
+    tale.event("go", B, where=shelter)
+    tale.say("shelter")
+    if tale.maybe(0.6):
+        tale.say("afraid")
+    tale.event("have", hero, tale.item)
+    tale.say("comfort")
+    tale.eat()
+    tale.say("over")
+    tale.say("end friends")
 
 
 def seek(tale: Tale) -> None:
     """Hide and seek; a thing gives the hider away."""
-    hero, item, place, maybe = tale.hero, tale.item, tale.place, tale.maybe
-    friend = tale.friend()
-    tale.event("go", hero, where=place)
-    tale.event("go", friend, where=place)
-    tale.say("together", hero, B=friend, P=place, W=WEATHERS, T=TIMES)
-    if maybe(0.3):
-        tale.do(hero, place, "both do")
-    tale.say("game", hero, B=friend)
-    tale.say("count", hero, B=friend)
+    hero, item, place = tale.hero, tale.item, tale.place
+    B = tale.roles["B"] = tale.friend()
+    tale.open_both(B, place)
+    tale.say("game")
+    tale.say("count")
     spots = list(place.spots)
-    first = tale.chooser.pick(spots)
-    spots.remove(first)
-    tale.say("not here", hero, B=friend, spot=first)
-    if maybe():
-        second = tale.chooser.pick(spots)
-        spots.remove(second)
-        tale.say("nor here", hero, spot=second)
-    tale.event("have", friend, item)
-    tale.say("sign", hero, B=friend, X=item, spot=tuple(spots))
-    tale.event("find", hero, whom=friend, where=place)
-    tale.say("found you", hero, B=friend)
-    if maybe(0.6):
-        tale.say("turn over", hero, B=friend)
-    if maybe(0.6):
-        tale.say("food", hero, B=friend, F=FOODS)
-    if maybe():
-        tale.say("play", hero, B=friend, play=item.thing.play)
-    tale.say("end friends", hero, B=friend)
+    for phrase in ("not here", "nor here") if tale.maybe(0.5) else ("not here",):
+        spot = tale.pick(spots)
+        spots.remove(spot)
+        tale.say(phrase, spot=spot)
+    tale.event("have", B, item)
+    spot = tale.pick(spots) if len(spots) > 1 else spots[0]
+    tale.say("sign", spot=spot)
+    tale.event("meet", hero, whom=B, where=place)
+    tale.say("found you")
+    if tale.maybe(0.5):
+        tale.say("turn over")
+    tale.eat()
+    tale.play(item)
+    tale.say("end friends")
 
 
 def birthday(tale: Tale) -> None:
     """A party: who brings what."""
-    hero, item, place, maybe = tale.hero, tale.item, tale.place, tale.maybe
-    guests = [tale.friend(), tale.other(), tale.other()]
-    second = tale.other_item()
-    for guest in [hero, *guests]:
+    hero, item, place = tale.hero, tale.item, tale.place
+    first, second, third = tale.friend(), tale.other(), tale.other()
+    Y = tale.roles["Y"] = tale.other_item()
+    for guest in (hero, first, second, third):
         tale.event("go", guest, where=place)
-    tale.say("birthday", hero, P=place)
-    tale.event("give", guests[0], item, hero)
-    tale.say("bring", hero, B=guests[0], X=item)
-    if maybe(0.4):
-        tale.say("thank", hero, B=guests[0])
-    tale.event("give", guests[1], second, hero)
-    tale.say("bring", hero, B=guests[1], X=second)
-    tale.say("bring food", hero, B=guests[2], F=FOODS)
-    if maybe(0.6):
-        tale.say("two presents", hero, X=item, Y=second)
-    best = item
-    if second.colour == hero.colour:
-        best = second
-    if maybe(0.6):
-        tale.do(hero, place, "both do")
-    tale.say("best", hero, X=best)
+    tale.say("birthday")
+    tale.aside()
+    tale.event("give", first, item, hero)
+    tale.say("bring", B=first)
+    tale.glad(hero, 0.3)
+    tale.thank(hero, first, 0.4)
+    tale.event("give", second, Y, hero)
+    tale.say("bring", B=second, X=Y)
+    tale.thank(hero, second, 0.4)
+    tale.say("bring food", B=third)
+    if tale.maybe(0.6):
+        tale.say("two presents")
+    if tale.maybe(0.6):
+        tale.say("both do")
+    tale.say("best", X=Y if Y.colour == hero.colour else item)  # the favourite colour decides
 
 
 def taking(tale: Tale) -> None:
     """The hero takes what belongs to another, and is sorry."""
-    hero, item, place, maybe = tale.hero, tale.item, tale.place, tale.maybe
-    owner = tale.friend()
+    hero, item = tale.hero, tale.item
+    B = tale.roles["B"] = tale.friend()
     tale.open()
-    if maybe(0.6):
-        tale.do(hero, place)
-    tale.event("have", owner, item)
-    tale.say("belongs", hero, spot=place.spots, Spot=place.Spots, B=owner, X=item)
-    tale.event("take", hero, item, owner)
-    tale.say("take", hero, B=owner, X=item)
-    tale.say("misses", hero, B=owner, X=item)
-    tale.say("guilt", hero, X=item)
-    tale.event("give", hero, item, owner)
-    tale.say("confess", hero, B=owner, X=item)
-    tale.say("forgive", hero, B=owner)
-    if maybe():
-        tale.say("play", hero, B=owner, play=item.thing.play)
-    tale.say("end lesson take", hero)
+    tale.event("have", B, item)
+    tale.say("belongs")
+    tale.event("take", hero, item, B)
+    tale.say("take")
+    tale.say("misses")
+    if tale.maybe(0.7):
+        tale.say("guilt")
+    tale.event("give", hero, item, B)
+    tale.say("confess")
+    tale.say("forgive")
+    tale.play(item)
+    tale.say("end lesson take")
 
 
 def unkind(tale: Tale) -> None:
     """Somebody laughs at what the hero fears, and makes it good."""
-    hero, item, place, maybe = tale.hero, tale.item, tale.place, tale.maybe
-    mocker, consoler = tale.other(), tale.friend()
+    hero, item, place = tale.hero, tale.item, tale.place
+    B = tale.roles["B"] = tale.other()
+    C = tale.roles["C"] = tale.friend()
     tale.open()
-    if maybe(0.4):
-        tale.do(hero, place)
-    tale.meet(hero, mocker, place)
-    tale.say("mock", hero, B=mocker)
-    tale.say("hurt", hero, spot=place.spots, Spot=place.Spots)
-    tale.meet(hero, consoler, place)
-    tale.say("console", hero, C=consoler)
-    tale.say("scold", hero, B=mocker, C=consoler)
-    tale.event("give", mocker, item, hero)
-    tale.say("apologise", hero, B=mocker, X=item)
-    if maybe():
-        tale.say("play", hero, B=mocker, play=item.thing.play)
-    tale.say("end lesson kind", hero, B=mocker)
+    tale.meet(B, place)
+    tale.say("mock")
+    tale.say("hurt")
+    tale.meet(C, place)
+    tale.say("console")
+    tale.say("scold")
+    tale.event("give", B, item, hero)
+    tale.say("apologise")
+    tale.play(item)
+    tale.say("end lesson kind")
 
 
 def illness(tale: Tale) -> None:
     """Somebody is ill, and only the doctor knows what helps."""
-    hero, item, place, maybe = tale.hero, tale.item, tale.place, tale.maybe
-    ill = tale.friend() if hero.friend != "Ida" else tale.other()
-    tale.event("go", hero, where=place)
-    tale.event("go", ill, where=place)
-    tale.say("together", hero, B=ill, P=place, W=WEATHERS, T=TIMES)
-    tale.say("ill", hero, B=ill)
-    if maybe(0.7):
-        tale.say("wrong cure", hero, B=ill)
-        tale.say("right cure", hero, B=ill)
+    hero, item = tale.hero, tale.item
+    doctor = tale.join(CHARACTER["Ida"])
+    B = tale.roles["B"] = tale.other()
+    tale.open_both(B, tale.place)
+    tale.say("ill")
+    if tale.maybe(0.6):
+        tale.say("wrong cure")
+        tale.say("right cure")
     else:
-        tale.say("call doctor", hero, B=ill)
-    tale.say("rest", hero, B=ill)
-    if maybe():
-        tale.do(hero, place)
-    tale.event("give", hero, item, ill)
-    tale.say("beside", hero, X=item, B=ill)
-    tale.say("well", hero, B=ill)
+        tale.say("call doctor")
+    tale.event("meet", B, whom=doctor)
+    tale.say("rest")
+    tale.event("give", hero, item, B)
+    tale.say("beside")
+    tale.thank(B, hero, 0.3)
+    tale.say("well")
 
 
 PLOTS: tuple[Callable[[Tale], None], ...] = (
