@@ -25,7 +25,8 @@ Case = dict[str, Any]  # the name of each argument -> its value
 Functions = SimpleNamespace | ModuleType  # the functions that a trial calls: the learner's, or the solutions
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-CHAPTERS = ("ch02_tokens", "ch04_rope", "ch08_llama", "ch13_parallel")  # the names of the files in sources/
+# The names of the files in sources/
+CHAPTERS = ("ch02_tokens", "ch04_rope", "ch08_llama", "ch10_optimizer", "ch13_parallel")
 
 
 @dataclass(frozen=True)
