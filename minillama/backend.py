@@ -74,8 +74,15 @@ def device_of(x: Array) -> Device:
 
 
 def import_cupy() -> ModuleType:
-    """CuPy itself, for what NumPy has no word for: a GPU among several, NCCL. Raises ImportError where it is missing."""
+    """CuPy itself, for what NumPy has no word for: streams, one GPU of several. Raises ImportError without it."""
     import cupy  # imported here, so that `import minillama` touches no device
 
     register(cupy.ndarray, cupy)
     return sys.modules["cupy"]
+
+
+def import_nccl() -> ModuleType:
+    """CuPy's NCCL; `available` is false where its library is missing."""
+    from cupy.cuda import nccl
+
+    return nccl

@@ -7,6 +7,7 @@ work is done), nor falls into float64, nor calls a function that CuPy lacks (che
 from __future__ import annotations
 
 import importlib.util
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,11 @@ class DeviceArray(np.ndarray):
     def get(self) -> np.ndarray:
         """The copy on the host, asked for by name (`backend.to_host`)."""
         return _raw(self).copy()
+
+    @property
+    def data(self) -> SimpleNamespace:  # type: ignore[override]
+        """Its place in memory as CuPy gives it: `x.data.ptr`."""
+        return SimpleNamespace(ptr=self.ctypes.data)
 
     def _waits(self, *_: Any, **__: Any) -> Any:
         raise FakeGpuError("a value was read back from the device")

@@ -10,12 +10,15 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from minillama.backend import Array, Device
 from minillama.errors import MinillamaError, UsageError
+
+if TYPE_CHECKING:
+    from minillama.training.mpi import MPI
 
 
 class Communicator(Protocol):
@@ -27,6 +30,7 @@ class Communicator(Protocol):
 
     rank: int  # this process, 0 … size - 1; only rank 0 writes files and speaks to the user
     size: int
+    local_size: int  # how many of them are on this machine and share its cores
 
     def all_reduce(self, x: Array) -> Array:
         """The sum of all ranks' `x`, for every rank."""
@@ -52,7 +56,7 @@ class Communicator(Protocol):
 class SingleProcess:
     """One rank: a sum over it, or a share of it, is the array that came in."""
 
-    rank, size = 0, 1
+    rank, size, local_size = 0, 1, 1
 
     def all_reduce(self, x: Array) -> Array:
         return x
@@ -91,54 +95,48 @@ def gather(comm: Communicator, value: float) -> list[float]:
 
 @contextmanager
 def connected(device: Device) -> Iterator[Communicator]:
-    """The communicator of this process, for the time that the ranks work together. If one fails, all end.
-
-    An exception that leaves the block is raised on; when this process then ends, so do the other ranks, which may wait
-    for it where no exception can reach them. Before that rank 0 has a second to say what all ranks may have met, so
-    that it is said once.
-    """
-    comm = connect(device)
-    try:
-        yield comm
-    except BaseException as error:
-        if comm.size > 1:
-            from minillama.training.mpi import end_all_at_exit
-
-            end_all_at_exit(error)
-            if comm.rank > 0:
-                time.sleep(1)
-        raise
-
-
-def connect(device: Device) -> Communicator:
-    """MPI between processes that mpiexec started, NCCL for their GPUs; otherwise this process alone.
+    """The communicator of this process, for the time that the ranks work together: MPI between processes that mpiexec
+    started, NCCL between their GPUs, otherwise this process alone. If one rank fails, all end.
 
     device "cuda": takes this rank's GPU, so it comes before anything is put on one. Raises MinillamaError where MPI or
     NCCL cannot be used.
+
+    An exception that leaves the block is raised on; when this process then ends, so do the other ranks, which may wait
+    for it where no exception can reach them. Before that rank 0 has two seconds to say what all ranks may have met,
+    so that it is said once.
     """
     started = _ranks_started()
-    if started is None:
-        return SingleProcess()
+    hosts = None if started is None else _start_mpi(started)
+    if hosts is None or hosts.size == 1:
+        yield SingleProcess()
+        return
+    try:
+        if device == "cpu":
+            yield hosts
+        else:
+            from minillama.training.nccl import NCCL
+
+            yield NCCL(hosts)
+    except BaseException as error:
+        hosts.end_all_at_exit(error)
+        if hosts.rank > 0:
+            time.sleep(2)
+        raise
+
+
+def _start_mpi(started: int) -> MPI:
+    """MPI, which must find the processes that mpiexec has started."""
     try:
         from minillama.training.mpi import MPI
     except (ImportError, RuntimeError) as error:  # mpi4py is missing, or finds no MPI library
-        reason = " ".join(str(error).split())
-        raise MinillamaError(
-            f"under mpiexec: {reason}; expected MPI for Python (pip install 'minillama[mpi]')"
-        ) from None
-    comm = MPI()
-    if comm.size < started:
+        raise MinillamaError(f"under mpiexec: {error}; expected mpi4py (pip install 'minillama[mpi]')") from None
+    hosts = MPI()
+    if hosts.size < started:
         raise MinillamaError(
             f"mpiexec started {started} processes, and each finds itself alone: expected the mpiexec of "
-            f"the MPI library that mpi4py uses ({comm.library})"
+            f"the MPI library that mpi4py uses ({hosts.library})"
         )
-    if comm.size == 1:
-        return SingleProcess()
-    if device == "cpu":
-        return comm
-    from minillama.training.nccl import NCCL
-
-    return NCCL(comm)
+    return hosts
 
 
 def _ranks_started() -> int | None:

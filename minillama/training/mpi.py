@@ -13,23 +13,19 @@ from minillama.training.distributed import share
 
 
 class MPI:
-    """All processes of `mpiexec`. Arrays are NumPy's; MPI's own functions take shares of unequal length in place."""
+    """All processes of `mpiexec`. Arrays are NumPy's; its shares need not be equal."""
 
     def __init__(self) -> None:
         self._all = mpi.COMM_WORLD
         self.rank, self.size = self._all.rank, self._all.size
+        here = self._all.Split_type(mpi.COMM_TYPE_SHARED)
+        self.local_rank, self.local_size = here.rank, here.size
+        here.Free()
 
     @property
     def library(self) -> str:
         """The name of the MPI library."""
         return mpi.get_vendor()[0]
-
-    def rank_on_machine(self) -> tuple[int, int]:
-        """This process among those on the same machine, and how many they are."""
-        here = self._all.Split_type(mpi.COMM_TYPE_SHARED)
-        place = here.rank, here.size
-        here.Free()
-        return place
 
     def share_object(self, value: Any) -> Any:
         """Rank 0's `value`, any small object that can be pickled."""
@@ -41,8 +37,9 @@ class MPI:
 
     def reduce_scatter(self, x: np.ndarray) -> np.ndarray:
         counts, _ = self._shares(len(x))
-        self._all.Reduce_scatter(mpi.IN_PLACE, x, counts)  # (P,) -> (P / N,), at the front of x
-        return x[: counts[self.rank]]
+        own = np.empty(counts[self.rank], x.dtype)  # in place, MPICH 5.0 copies uneven shares onto themselves and stops
+        self._all.Reduce_scatter(x, own, counts)  # (P,) -> (P / N,)
+        return own
 
     def all_gather(self, x: np.ndarray) -> np.ndarray:
         self._all.Allgatherv(mpi.IN_PLACE, (x, self._shares(len(x))))  # (P / N,) in its place -> (P,)
@@ -55,12 +52,11 @@ class MPI:
     def barrier(self) -> None:
         self._all.Barrier()
 
+    def end_all_at_exit(self, error: BaseException) -> None:
+        """When this process ends because of `error`, all others end at once, and `mpiexec` with its exit code."""
+        set_abort_status(2 if isinstance(error, UsageError) else getattr(error, "exit_code", error))
+
     def _shares(self, length: int) -> tuple[list[int], list[int]]:
         """How many elements each rank's share has, and where it starts."""
         shares = [share(length, rank, self.size) for rank in range(self.size)]
         return [part.stop - part.start for part in shares], [part.start for part in shares]
-
-
-def end_all_at_exit(error: BaseException) -> None:
-    """When this process ends because of `error`, all others end at once, and `mpiexec` with its exit code."""
-    set_abort_status(2 if isinstance(error, UsageError) else getattr(error, "exit_code", error))

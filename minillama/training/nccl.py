@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minillama.backend import Array, device_of, get_array_module, import_cupy
+from minillama.backend import Array, device_of, get_array_module, import_cupy, import_nccl
 from minillama.errors import MinillamaError
 from minillama.training.distributed import share
 from minillama.training.mpi import MPI
@@ -19,23 +19,21 @@ class NCCL:
 
         Raises MinillamaError where NCCL is missing or refuses, as where two ranks would share a GPU.
         """
-        self.rank, self.size = hosts.rank, hosts.size
+        self.rank, self.size, self.local_size = hosts.rank, hosts.size, hosts.local_size
         self._hosts = hosts
-        self._cuda = import_cupy().cuda
-        self._nccl = self._cuda.nccl
+        self._cuda, self._nccl = import_cupy().cuda, import_nccl()
         if not self._nccl.available:
             raise MinillamaError(
                 "GPUs under mpiexec: CuPy finds no NCCL; expected libnccl.so.2 (pip install nvidia-nccl-cu12 or -cu13)"
             )
-        rank_here, ranks_here = hosts.rank_on_machine()
         gpus = self._cuda.runtime.getDeviceCount()
-        self._cuda.Device(rank_here % gpus).use()
+        self._cuda.Device(hosts.local_rank % gpus).use()
         unique = hosts.share_object(self._nccl.get_unique_id() if self.rank == 0 else None)
         try:
             self._comm = self._nccl.NcclCommunicator(self.size, unique, self.rank)
         except self._nccl.NcclError as error:
             raise MinillamaError(
-                f"{error}: expected a GPU for each of the {ranks_here} ranks on this machine, found {gpus}"
+                f"{error}: expected a GPU for each of the {self.local_size} ranks on this machine, found {gpus}"
             ) from None
 
     def all_reduce(self, x: Array) -> Array:
