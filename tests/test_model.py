@@ -87,6 +87,27 @@ def test_cache_goes_on_with_the_rows_that_are_left() -> None:
         np.testing.assert_allclose(hidden[place, 0], alone[0, -1], rtol=0, atol=1e-5)
 
 
+def test_recomputed_activations_give_the_same_gradients_from_less_memory() -> None:
+    import tracemalloc
+
+    config = LlamaConfig(32, 6, 4, 88, vocab_size=64, max_seq_len=128)
+    model = Llama.init(config)
+    batch, targets = tokens(2, 128), tokens(2, 128, seed=1)
+    results, held = [], []
+    for recompute in (False, True):
+        tracemalloc.start()
+        _, saved = model.forward(batch, recompute=recompute)
+        held.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+        results.append(next_token_loss(model, batch, targets, recompute=recompute))
+        del saved
+    (loss, grads), (loss_again, grads_again) = results
+    assert loss == loss_again
+    for name, grad in grads.items():
+        np.testing.assert_array_equal(grads_again[name], grad, err_msg=name)
+    assert held[1] < held[0] / 5
+
+
 def test_blocks_of_attention_change_nothing() -> None:
     """A text longer than a block of queries: hidden states and gradients as with one block."""
     import sys
@@ -96,7 +117,7 @@ def test_blocks_of_attention_change_nothing() -> None:
     batch, targets = tokens(1, 40), tokens(1, 40, seed=1)
     whole = next_token_loss(model, batch, targets)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "BLOCK", 7)
+        patch.setattr(module, "QUERIES", 7)
         parts = next_token_loss(model, batch, targets)
     assert parts[0] == pytest.approx(whole[0], rel=1e-14)
     for name, grad in whole[1].items():

@@ -1,9 +1,10 @@
 """Causal scaled dot-product attention with grouped queries (Vaswani et al., arXiv:1706.03762; Ainslie et al.,
 arXiv:2305.13245).
 
-H query heads share K key/value heads: G = H/K neighbouring query heads read the same one. The queries of a group are
-stacked under one another, so that keys and values are never repeated. Queries are taken in blocks: a block of a causal
-attention needs no key after its own last position, and no more than one block of scores is alive at a time.
+H query heads share K key/value heads: G = H/K neighbouring query heads read the same one. The queries of a group stand
+side by side, so that keys and values are never repeated. Scores are made a block at a time, the keys along the first
+axis and a block of queries along the last, small enough to stay in a core's cache from the product that makes them to
+the product that uses them; a block of a causal attention needs no key after its own last position.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from minillama.backend import Array, get_array_module
 
-BLOCK = 256  # queries at a time
+QUERIES = 64  # a block's, of each sequence and head: fewer means smaller products, more means less saved by causality
+CACHED = 1 << 19  # scores at a time: 2 MB
 
 
 def attention(
@@ -30,19 +34,21 @@ def attention(
     xp = get_array_module(q)
     B, T, H, D = q.shape
     S, K = k.shape[1], k.shape[2]
-    G = H // K
     q = _group(q, K) * (1 / math.sqrt(D))  # (B, K, T*G, D)
     keys, values = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)  # (B, S, K, D) -> (B, K, S, D), views
-    out = xp.empty((B, K, T * G, D), q.dtype)
+    out = xp.empty((B, K, T * (H // K), D), q.dtype)
     blocks = []
-    for rows, seen, bias in _blocks(xp, T, S, G, mask, window, q.dtype):
-        scores = q[:, :, rows] @ keys[:, :, seen].swapaxes(2, 3)  # (B, K, t*G, D) @ (B, K, D, s) -> (B, K, t*G, s)
-        if bias is not None:
-            scores += bias
-        probs = _softmax(xp, scores)
-        out[:, :, rows] = probs @ values[:, :, seen]  # (B, K, t*G, s) @ (B, K, s, D) -> (B, K, t*G, D)
+    for rows, queries, seen, hidden in _blocks(xp, B, T, S, K, H // K, mask, window):
+        scores = keys[rows, :, seen] @ q[rows, :, queries].swapaxes(2, 3)  # (b, K, s, D) @ (b, K, D, t*G)
+        if hidden is not None:
+            xp.copyto(scores[:, :, -hidden.shape[2] :], -math.inf, where=hidden)
+        total = _exp_and_sum(xp, scores)  # (b, K, 1, t*G)
+        inverse = (1 / total).swapaxes(2, 3)  # (b, K, t*G, 1)
+        # The sum divides t*G rows of D numbers here, and not s * t*G scores.
+        out[rows, :, queries] = scores.swapaxes(2, 3) @ values[rows, :, seen]  # (b, K, t*G, s) @ (b, K, s, D)
+        out[rows, :, queries] *= inverse
         if keep:
-            blocks.append((rows, seen, probs))
+            blocks.append((rows, queries, seen, scores, inverse))
     return _ungroup(out, T), (q, keys, values, out, blocks) if keep else None
 
 
@@ -51,23 +57,25 @@ def attention_backward(dout: Array, saved: tuple) -> tuple[Array, Array, Array]:
 
     dv = Pᵀ dout, dP = dout vᵀ, dA = P * (dP - rowsum(dP * P)), dq = dA k / √D, dk = dAᵀ q / √D.
 
-    rowsum(dP * P) = dout · out, so it needs no array of the size of P. dout: (B, T, H, D). Returns dq (B, T, H, D),
-    dk and dv (B, S, K, D); a key/value head's gradient is the sum over the query heads that share it.
+    rowsum(dP * P) = dout · out, so it needs no array of the size of P. P is kept as E / Σ E, and the sum divides dout
+    instead: P * dP = E * (dout / Σ E) vᵀ. dout: (B, T, H, D). Returns dq (B, T, H, D), dk and dv (B, S, K, D); a
+    key/value head's gradient is the sum over the query heads that share it.
     """
     q, keys, values, out, blocks = saved  # q is already divided by √D
     xp = get_array_module(dout)
     T, D = dout.shape[1], dout.shape[3]
     dout = _group(dout, keys.shape[1])  # (B, K, T*G, D)
-    dot = xp.einsum("bknd,bknd->bkn", dout, out)[..., None]  # (B, K, T*G, 1)
     dq = xp.empty_like(q)
     dk, dv = xp.zeros(keys.shape, q.dtype), xp.zeros(values.shape, q.dtype)
-    for rows, seen, probs in blocks:
-        dv[:, :, seen] += probs.swapaxes(2, 3) @ dout[:, :, rows]  # (B, K, s, t*G) @ (B, K, t*G, D)
-        dscores = dout[:, :, rows] @ values[:, :, seen].swapaxes(2, 3)  # (B, K, t*G, D) @ (B, K, D, s)
-        dscores -= dot[:, :, rows]
-        dscores *= probs
-        dq[:, :, rows] = dscores @ keys[:, :, seen]  # (B, K, t*G, s) @ (B, K, s, D)
-        dk[:, :, seen] += dscores.swapaxes(2, 3) @ q[:, :, rows]  # (B, K, s, t*G) @ (B, K, t*G, D)
+    for rows, queries, seen, exps, inverse in blocks:
+        d = dout[rows, :, queries] * inverse  # (b, K, t*G, D)
+        dot = xp.einsum("bknd,bknd->bkn", d, out[rows, :, queries])[:, :, None]  # (b, K, 1, t*G)
+        dv[rows, :, seen] += exps @ d  # (b, K, s, t*G) @ (b, K, t*G, D)
+        dscores = values[rows, :, seen] @ d.swapaxes(2, 3)  # (b, K, s, D) @ (b, K, D, t*G)
+        dscores -= dot
+        dscores *= exps
+        dq[rows, :, queries] = dscores.swapaxes(2, 3) @ keys[rows, :, seen]  # (b, K, t*G, s) @ (b, K, s, D)
+        dk[rows, :, seen] += dscores @ q[rows, :, queries]  # (b, K, s, t*G) @ (b, K, t*G, D)
     dq *= 1 / math.sqrt(D)
     return _ungroup(dq, T), dk.transpose(0, 2, 1, 3), dv.transpose(0, 2, 1, 3)
 
@@ -85,39 +93,46 @@ def _ungroup(x: Array, T: int) -> Array:
 
 
 def _blocks(
-    xp: Any, T: int, S: int, G: int, mask: Array | None, window: int | None, dtype: Any
-) -> Iterator[tuple[slice, slice, Array | None]]:
-    """For each block of queries: its rows in (B, K, T*G, D), the keys it may see, and 0 or -inf for each pair.
+    xp: Any, B: int, T: int, S: int, K: int, G: int, mask: Array | None, window: int | None
+) -> Iterator[tuple[slice, slice, slice, Array | None]]:
+    """For each block: its sequences, its queries in (B, K, T*G, D), the keys they may see, and which pairs are hidden.
 
-    The bias is (1 or B, 1, t*G, s), or None where every query sees every key, as a single new token does.
+    What is hidden is (1 or b, 1, s', t*G) bool for the last s' of the keys; the others are seen by all.
     """
     past = S - T  # query t stands at position past + t
-    for start in range(0, T, BLOCK):
-        stop = min(start + BLOCK, T)
+    size = QUERIES if xp is np else 4 * QUERIES
+    sequences = max(1, CACHED // (min(T, size) * G * K * S)) if xp is np else B
+    for start in range(0, T, size):
+        stop = min(start + size, T)
         first = 0 if window is None else max(0, past + start - window + 1)
         last = past + stop
+        queries, seen = slice(start * G, stop * G), slice(first, last)
         hidden = None
         if stop - start > 1:
-            query = xp.arange(past + start, last)[:, None]  # (t, 1)
-            key = xp.arange(first, last)  # (s,)
-            hidden = key > query  # (t, s)
+            query = xp.repeat(xp.arange(past + start, last), G)  # (t*G,)
+            key = xp.arange(past + start if window is None and mask is None else first, last)[:, None]  # (s', 1)
+            hidden = key > query  # (s', t*G)
             if window is not None:
                 hidden |= key <= query - window
-            hidden = xp.repeat(hidden, G, axis=0)[None, None]  # (1, 1, t*G, s)
-        if mask is not None:
-            padding = ~mask[:, None, None, first:last]  # (B, 1, 1, s)
-            hidden = padding if hidden is None else hidden | padding
-        bias = None if hidden is None else xp.where(hidden, dtype.type(-math.inf), dtype.type(0))
-        yield slice(start * G, stop * G), slice(first, last), bias
+            hidden = hidden[None, None]
+        for row in range(0, B, sequences):
+            rows = slice(row, min(row + sequences, B))
+            if mask is None:
+                yield rows, queries, seen, hidden
+            else:
+                padding = ~mask[rows, None, seen, None]  # (b, 1, s, 1)
+                yield rows, queries, seen, padding if hidden is None else padding | hidden
 
 
-def _softmax(xp: Any, scores: Array) -> Array:
-    """Softmax over the last axis, in place; a row of -inf, which sees nothing, becomes 0."""
-    highest = scores.max(axis=-1, keepdims=True)
+def _exp_and_sum(xp: Any, scores: Array) -> Array:
+    """Put e^(score - highest) into `scores` (b, K, s, n), the highest of each column; returns the sums (b, K, 1, n).
+
+    A column of -inf, which sees nothing, becomes 0 with the sum 1.
+    """
+    highest = scores.max(axis=2, keepdims=True)
     xp.maximum(highest, xp.finfo(scores.dtype).min, out=highest)  # -inf - -inf would be NaN
     scores -= highest
     xp.exp(scores, out=scores)
-    total = scores.sum(axis=-1, keepdims=True)
-    xp.maximum(total, xp.finfo(scores.dtype).tiny, out=total)
-    scores /= total
-    return scores
+    total = xp.ones((1, scores.shape[2]), scores.dtype) @ scores  # (1, s) @ (b, K, s, n): a sum at a product's speed
+    total += total == 0
+    return total

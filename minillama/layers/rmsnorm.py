@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from minillama.backend import Array, get_array_module
+from minillama.layers.blocks import row_blocks
 
 
 def rmsnorm(x: Array, weight: Array, eps: float) -> tuple[Array, tuple]:
@@ -17,9 +18,8 @@ def rmsnorm(x: Array, weight: Array, eps: float) -> tuple[Array, tuple]:
     inverse_rms += eps
     xp.sqrt(inverse_rms, out=inverse_rms)
     xp.reciprocal(inverse_rms, out=inverse_rms)
-    y = x * inverse_rms
-    y *= weight
-    return y, (x, weight, inverse_rms)
+    normed = x * inverse_rms
+    return normed * weight, (normed, weight, inverse_rms)
 
 
 def rmsnorm_backward(dy: Array, saved: tuple) -> tuple[Array, Array]:
@@ -29,14 +29,16 @@ def rmsnorm_backward(dy: Array, saved: tuple) -> tuple[Array, Array]:
 
     dy: (..., C). Returns dx (..., C) and dweight (C,).
     """
-    x, weight, inverse_rms = saved
-    xp = get_array_module(x)
-    C = x.shape[-1]
-    normed = x * inverse_rms
-    dweight = xp.einsum("nc,nc->c", dy.reshape(-1, C), normed.reshape(-1, C))
-    dx = dy * weight
-    projection = xp.einsum("...c,...c->...", dx, normed)[..., None] * (1.0 / C)  # (..., 1)
-    normed *= projection
-    dx -= normed
-    dx *= inverse_rms
+    normed, weight, inverse_rms = saved
+    xp = get_array_module(dy)
+    C = dy.shape[-1]
+    dx, dweight = xp.empty(dy.shape, dy.dtype), xp.zeros_like(weight)
+    dy, normed, inverse_rms, dx_rows = (x.reshape(-1, x.shape[-1]) for x in (dy, normed, inverse_rms, dx))  # (N, C)
+    for block in row_blocks(xp, len(dy), C):
+        d, n, g = dy[block], normed[block], dx_rows[block]
+        dweight += xp.einsum("nc,nc->c", d, n)
+        xp.multiply(d, weight, out=g)
+        projection = xp.einsum("nc,nc->n", g, n)[:, None] * (1.0 / C)  # (n, 1)
+        g -= n * projection
+        g *= inverse_rms[block]
     return dx, dweight

@@ -16,21 +16,19 @@ def next_token_loss(
     loss_mask: Array | None = None,
     mask: Array | None = None,
     count: float | None = None,
+    recompute: bool = False,
 ) -> tuple[Array, Params]:
     """Mean cross-entropy of the next token, and its gradient for every parameter.
 
     tokens, targets: (B, T) integers; targets[b, t] is the token that follows tokens[b, t]. loss_mask: (B, T) bool,
     true where a target counts. mask: (B, T) bool, false where a token is padding. count: what the sum over the targets
-    is divided by, where these rows are a part of a larger batch; None: the targets that count here. Returns the loss
-    (0-d, nats) and a dict under the parameters' names.
+    is divided by, where these rows are a part of a larger batch; None: the targets that count here. recompute: see
+    `Llama.forward`. Returns the loss (0-d, nats) and a dict under the parameters' names.
     """
-    hidden, saved = model.forward(tokens, mask=mask)
+    hidden, saved = model.forward(tokens, mask=mask, recompute=recompute)
     logits = model.logits(hidden)
     loss_mask = None if loss_mask is None else model.xp.asarray(loss_mask)
-    loss, saved_loss = layers.cross_entropy(logits, model.xp.asarray(targets), loss_mask)
-    share = 1.0
-    if count is not None:
-        share = float(targets.size if loss_mask is None else loss_mask.sum()) / count
-    dlogits = layers.cross_entropy_backward(saved_loss, share)
+    loss, saved_loss = layers.cross_entropy(logits, model.xp.asarray(targets), loss_mask, count=count, overwrite=True)
+    dlogits = layers.cross_entropy_backward(saved_loss)
     dhidden, head_grads = model.logits_backward(dlogits, hidden)
-    return loss * share, accumulate(model.backward(dhidden, saved), head_grads)
+    return loss, accumulate(model.backward(dhidden, saved), head_grads)

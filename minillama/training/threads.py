@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -45,3 +47,19 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory of arrays that are freed, for the next ones.
+
+    The C library of Linux gives large blocks back, and the system hands them out again one zeroed page after the
+    other: a tenth of a training step. Elsewhere nothing is done.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc has it, musl has not
+        if mallopt is not None:
+            M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
+            mallopt(M_ARENA_MAX, 1)  # what one thread frees another can take
+            mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the largest that it accepts
+            mallopt(M_TRIM_THRESHOLD, 1 << 30)
+            mallopt(M_TOP_PAD, 64 << 20)

@@ -11,9 +11,8 @@ import numpy as np
 
 from minillama.backend import Array
 from minillama.model import Llama
-from minillama.params import Params, flatten, views
-from minillama.training.adamw import CHUNK
-from minillama.training.threads import Threads
+from minillama.params import Params, accumulate, flatten
+from minillama.training.threads import Threads, keep_freed_memory
 
 Batch = dict[str, np.ndarray]  # every array's first axis is the row: a sequence, a pair, an answer
 
@@ -25,7 +24,7 @@ class Loss(Protocol):
 
 
 class Workers:
-    """Threads that share a model's parameters. Each sums gradients into an array of its own.
+    """Threads that share a model's parameters.
 
     Which thread takes which piece is fixed and the sums are made in a fixed order: the same batch gives the same bits.
     On a GPU there is one worker, for the GPU is parallel by itself.
@@ -33,12 +32,11 @@ class Workers:
 
     def __init__(self, model: Llama, threads: int | None = None) -> None:
         """Moves the parameters of `model` into one flat array. threads None: as many as this process has cores."""
+        keep_freed_memory()
         self.model = model
         self.params, self.matrices = flatten(model.params)
         self.threads = Threads(threads if model.xp is np else 1)
-        self._grads = [model.xp.empty_like(self.params) for _ in range(self.threads.count)]
-        shapes = {name: p.shape for name, p in model.params.items()}
-        self._views = [views(grads, shapes) for grads in self._grads]
+        self._grads = model.xp.zeros_like(self.params)
 
     def gradients(self, loss: Loss, batch: Batch, weight: float, micro_batch: int) -> tuple[float, Array]:
         """Loss and gradients of `batch`, `micro_batch` rows at a time.
@@ -49,31 +47,27 @@ class Workers:
         rows = len(next(iter(batch.values())))
         pieces = [slice(start, start + micro_batch) for start in range(0, rows, micro_batch)]
 
-        def work(worker: int) -> float:
-            total = 0.0
-            mine = pieces[worker :: self.threads.count]
-            if not mine:
-                self._grads[worker].fill(0)
-            for i, piece in enumerate(mine):
-                part, grads = loss(self.model, {name: x[piece] for name, x in batch.items()}, weight)
+        def work(worker: int) -> tuple[float, Params]:
+            total, grads = 0.0, Params()
+            for piece in pieces[worker :: self.threads.count]:
+                part, more = loss(self.model, {name: x[piece] for name, x in batch.items()}, weight)
                 total += float(part)
-                if i == 0:
-                    for name in self._views[worker].keys() - grads.keys():  # a loss need not reach every parameter
-                        self._views[worker][name].fill(0)
-                for name, grad in grads.items():
-                    if i == 0:
-                        self._views[worker][name][...] = grad
-                    else:
-                        self._views[worker][name] += grad
-            return total
+                accumulate(grads, more)
+            return total, grads
 
-        total = sum(self.threads.each(work))
-        first, *others = self._grads
+        losses, grads = zip(*self.threads.each(work), strict=True)
 
         def add(part: slice) -> None:
-            for start in range(part.start, part.stop, CHUNK):
-                for other in others:
-                    first[start : min(start + CHUNK, part.stop)] += other[start : min(start + CHUNK, part.stop)]
+            """The threads' gradients into one array: the elements `part` of it."""
+            stop = 0
+            for name, p in self.model.params.items():
+                start, stop = stop, stop + p.size
+                inside = slice(max(part.start, start), min(part.stop, stop))
+                if inside.start < inside.stop:
+                    self._grads[inside] = 0
+                    for some in grads:
+                        if name in some:
+                            self._grads[inside] += some[name].reshape(-1)[inside.start - start : inside.stop - start]
 
-        self.threads.split(len(first), add)
-        return total, first
+        self.threads.split(len(self._grads), add)
+        return sum(losses), self._grads

@@ -15,12 +15,15 @@ from tests.layers.cases import CASES, Case, forward_of, normal
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
-@pytest.fixture(params=[256, 2], ids=["one block", "blocks of 2"])
+@pytest.fixture(params=[False, True], ids=["one block", "small blocks"])
 def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attention takes its queries in blocks: all at once, and two by two."""
+    """Ops take their rows in blocks, and attention its queries and sequences: all at once, and one or two by two."""
     import sys
 
-    monkeypatch.setattr(sys.modules["minillama.layers.attention"], "BLOCK", request.param)
+    if request.param:
+        monkeypatch.setattr(sys.modules["minillama.layers.attention"], "QUERIES", 2)
+        monkeypatch.setattr(sys.modules["minillama.layers.attention"], "CACHED", 1)
+        monkeypatch.setattr(sys.modules["minillama.layers.blocks"], "CACHED", 1)
 
 
 @pytest.mark.usefixtures("block")
