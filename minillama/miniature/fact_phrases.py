@@ -45,11 +45,11 @@ RELATIONS: tuple[Relation, ...] = (
         "A",
         CHILDREN + ANIMALS,
         """
-        = {A} is a {A.kind}.
+        = {A} is {A.a_kind}.
         ? (What|Who) is {A}?
-        > {A} is a {A.kind}.
+        > {A} is {A.a_kind}.
         you? (What|Who) are you?
-        I I am {A}, and I am a {A.kind}.
+        I I am {A}, and I am {A.a_kind}.
         """,
     ),
     _relation(

@@ -643,7 +643,7 @@ _STORY = {
         {S} sang a (little|new|funny) song about {A.food}.
         "{A.Hobby} would be nice now," thought {A}.
         It was nice to be {P.at}.
-        The air smelled of (grass|rain|{A.food}).
+        The air smelled of (grass|rain|bread|flowers).
         {S} would have liked to (stay all day|tell {A.friend} about it).
         """,
     "title": """

@@ -21,6 +21,11 @@ def capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
+def article(noun: str) -> str:
+    """The noun after a or an."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 def _form() -> str:
     """A field that follows from the others."""
     return field(init=False)
@@ -85,8 +90,7 @@ class Thing(Entity):
     A: str = _form()
 
     def __post_init__(self) -> None:
-        a = f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
-        self._derive(a=a, A=capital(a))
+        self._derive(a=article(self.name), A=capital(article(self.name)))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -129,6 +133,7 @@ class Character(Entity):
     friend: str
     fear: str
     full: str = _form()
+    a_kind: str = _form()
     him: str = _form()
     his: str = _form()
     He: str = _form()
@@ -139,7 +144,7 @@ class Character(Entity):
         him, his = ("him", "his") if self.he == "he" else ("her", "her")
         title = "" if self.age else self.job or self.kind
         self._derive(full=f"{self.name} the {title}" if title else self.name, Hobby=capital(self.hobby))
-        self._derive(him=him, his=his, He=capital(self.he), His=capital(his))
+        self._derive(a_kind=article(self.kind), him=him, his=his, He=capital(self.he), His=capital(his))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
