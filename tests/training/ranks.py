@@ -6,6 +6,8 @@ An assertion that fails on any rank ends all of them. Alone, without mpiexec, th
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from minillama.training.workers import Workers
 
 app = typer.Typer(cls=OneLineErrors, pretty_exceptions_enable=False)
 LENGTHS = 1, 2, 3, 7, 12, 1000, 100_003
-P, DECAYED = 100_003, 70_001  # parameters: several pieces of AdamW's, no even shares
+P, DECAYED = 300_007, 200_001  # parameters: several pieces of AdamW's, no even shares
 
 
 @app.command()
@@ -149,6 +151,15 @@ def fails_alone() -> None:
     with connected("cpu") as comm:
         if comm.rank == comm.size - 1:
             raise MinillamaError("the disk is full")
+        comm.barrier()
+
+
+@app.command()
+def is_killed() -> None:
+    """The last rank is gone, without a word."""
+    with connected("cpu") as comm:
+        if comm.rank == comm.size - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
         comm.barrier()
 
 

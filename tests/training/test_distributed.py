@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +15,8 @@ from minillama.backend import cuda_problem, import_cupy
 from minillama.errors import MinillamaError, UsageError
 from minillama.training.distributed import SingleProcess, connected, gather, share, share_of_rows
 from minillama.training.zero import Optimizer
+from tests.training.mpiexec import MPIEXEC, needs_mpi
 
-MPIEXEC = shutil.which("mpiexec", path=Path(sys.executable).parent) or shutil.which("mpiexec")
-needs_mpi = pytest.mark.skipif(
-    MPIEXEC is None or find_spec("mpi4py") is None, reason="mpiexec and mpi4py (pip install 'minillama[mpi]')"
-)
 ROOT = Path(__file__).parents[2]
 
 
@@ -109,6 +104,11 @@ def test_an_error_on_one_rank_ends_all() -> None:
     done = run(3, "fails-alone")
     assert done.returncode == 1
     assert "minillama: the disk is full\n" in done.stderr
+
+
+@needs_mpi
+def test_a_rank_that_is_killed_ends_all() -> None:
+    assert run(3, "is-killed").returncode != 0
 
 
 @needs_mpi
