@@ -69,7 +69,11 @@ class TokenSplit:
 
 
 class TokenData:
-    """Prepared data, opened from its folder: `train` and `validation`, and the tokenizer that made them."""
+    """Prepared data, opened from its folder: `train` and `validation`, and the tokenizer that made them.
+
+    source: what it was made from, by the name it was given. inputs: all that the tokens depend on, as JSON can hold it:
+    the source's checksums, the tokenizer's hash, the settings.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         """Raises MinillamaError for a folder that holds no prepared data, or data that is damaged."""
