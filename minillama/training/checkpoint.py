@@ -61,7 +61,7 @@ class Checkpoints:
         Raises MinillamaError where it cannot be written, as on a full disk; older ones are then as they were.
         """
         path = self.path(step)
-        with self._written(path) as partial:
+        with self._written(step) as partial:
             weights.save(model, partial, to="huggingface")
             _save_arrays(partial / OPTIMIZER, optimizer)
             (partial / TRAINER).write_text(json.dumps(trainer, indent=1) + "\n", encoding="utf-8")
@@ -71,8 +71,9 @@ class Checkpoints:
         return path
 
     @contextmanager
-    def _written(self, path: Path) -> Iterator[Path]:
-        """A folder to fill, which becomes `path` when the block ends well."""
+    def _written(self, step: int) -> Iterator[Path]:
+        """A folder to fill, which becomes that of `step` when the block ends well."""
+        path = self.path(step)
         partial = path.with_name(f".{path.name}.partial")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -84,10 +85,12 @@ class Checkpoints:
             os.rename(partial, path)
             sync(self.folder)
         except (OSError, MinillamaError) as error:
-            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            before = [step for step in self.steps() if self.path(step) != path]
-            safe = f"the run is safe up to {self.path(before[-1])}" if before else "there is none before it"
-            raise MinillamaError(f"{path}: cannot be written ({reason}); {safe}") from None
+            problem = str(error).replace(partial.name, path.name)
+            if isinstance(error, OSError):
+                problem = f"{path}: cannot be written ({error.strerror or error})"
+            before = [known for known in self.steps() if known < step]
+            safe = f"the run is safe up to {self.path(before[-1])}" if before else "there is no checkpoint before it"
+            raise MinillamaError(f"{problem}; {safe}") from None
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -151,7 +154,7 @@ def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     try:
         save_file(dict(arrays), path)
     except SafetensorError as error:
-        raise MinillamaError(one_line(error)) from None
+        raise MinillamaError(f"{path}: cannot be written ({one_line(error)})") from None
 
 
 def _load_arrays(path: Path) -> dict[str, np.ndarray]:

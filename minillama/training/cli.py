@@ -106,44 +106,42 @@ def pretrain(
         raise UsageError(f"pretrain: expected one of {', '.join(given)}, found {' and '.join(sizes)}")
     if tokenizer is not None and vocab_size is not None:
         raise UsageError("pretrain: expected either --tokenizer or --vocab-size, found both")
+    if init_from is not None and not (tokenizer is None and vocab_size is None):
+        raise UsageError("pretrain: --init-from brings its tokenizer: expected no --tokenizer and no --vocab-size")
+    if resume and overwrite:
+        raise UsageError("pretrain: expected either --resume or --overwrite, found both")
     folder = RunFolder(out)
     if resume and not folder.exists():
         raise UsageError(f"{out}: expected a run to go on with, found none")
-    if resume and overwrite:
-        raise UsageError("pretrain: expected either --resume or --overwrite, found both")
     where = resolve_device(device)
-    initial, vocabulary = None, None
-    if init_from is not None:
-        if tokenizer is not None or vocab_size is not None:
-            raise UsageError("pretrain: --init-from brings its tokenizer: expected no --tokenizer and no --vocab-size")
-        initial, vocabulary = stage.load_initial(init_from, where)
-        config = initial.config
-    else:
-        preset = None if depth else (preset or "mini").lower()
-        if tokenizer is not None:
-            vocabulary = load_tokenizer(tokenizer)
-        config = shapes.scaled(depth) if depth else shapes.preset(preset or "mini")
-    recipe = stage.recipe(preset, config).changed(steps, batch_size, seq_len, lr, warmup)
-    if vocabulary is not None:
-        vocab_size = vocabulary.vocab_size
-    config = replace(
-        config, vocab_size=vocab_size or config.vocab_size, max_seq_len=max(config.max_seq_len, recipe.seq_len)
-    )
-    tenth = max(1, recipe.steps // 10)
-    options = Options(
-        recipe.steps,
-        recipe.lr,
-        recipe.warmup_steps,
-        weight_decay=weight_decay,
-        micro_batch=micro_batch or stage.micro_batch(recipe.seq_len),
-        threads=threads,
-        validate_every=validate_every or tenth,
-        save_every=save_every or tenth,
-        keep_last=keep_last,
-        tensorboard=tensorboard,
-    )
-    job = stage.Job(config, data, recipe, options, seed, prompt, recompute, vocabulary, initial, where)
     with connected(where) as comm:
+        initial, vocabulary = None, None
+        if init_from is not None:
+            initial, vocabulary = stage.load_initial(init_from, where)
+        elif tokenizer is not None:
+            vocabulary = load_tokenizer(tokenizer)
+        preset = "mini" if preset is None and not depth else preset
+        config = initial.config if initial else shapes.scaled(depth) if depth else shapes.preset(str(preset))
+        recipe = stage.recipe(preset, config).changed(steps, batch_size, seq_len, lr, warmup)
+        config = replace(
+            config,
+            vocab_size=vocabulary.vocab_size if vocabulary else vocab_size or config.vocab_size,
+            max_seq_len=config.max_seq_len if initial else max(config.max_seq_len, recipe.seq_len),
+        )
+        tenth = max(1, recipe.steps // 10)
+        options = Options(
+            recipe.steps,
+            recipe.lr,
+            recipe.warmup_steps,
+            weight_decay=weight_decay,
+            micro_batch=micro_batch or stage.micro_batch(recipe.seq_len),
+            threads=threads,
+            validate_every=validate_every or tenth,
+            save_every=save_every or tenth,
+            keep_last=keep_last,
+            tensorboard=tensorboard,
+        )
+        job = stage.Job(config, data, recipe, options, seed, prompt, recompute, vocabulary, initial, where)
         progress, before = stage.pretrain(job, folder, comm, overwrite)
         if comm.rank == 0:
             _report(folder, job, progress, before)
@@ -175,4 +173,5 @@ def _report(folder: RunFolder, job: Job, progress: Progress, before: bool) -> No
     table.add_row("time", f"{progress.seconds:.1f} s")
     table.add_row("tokens/s", f"{progress.tokens / progress.seconds:,.0f}")
     Console(highlight=False).print(table)
-    print(f"\n{progress.sample}")
+    if progress.sample:
+        print(f"\n{progress.sample}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from types import FrameType
 from typing import Any
 
+STDERR = 2  # written to without Python's buffers, which the signal may have interrupted
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -30,6 +30,7 @@ class Interrupts:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self.asked:
-            os.write(sys.stderr.fileno(), b"\n")
+            os.write(STDERR, b"\n")
             os._exit(130)
+        os.write(STDERR, b"\nthis step, then a checkpoint; once more leaves at once\n")
         self.asked = True

@@ -11,6 +11,7 @@ import math
 import time
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +27,7 @@ from minillama.training.interrupts import Interrupts
 from minillama.training.logs import JsonLines, Log, Logs, TensorBoard, Terminal
 from minillama.training.run_folder import RunFolder, Settings, check_settings
 from minillama.training.schedule import CosineSchedule
+from minillama.training.threads import usable_cores
 from minillama.training.workers import Batch, Workers
 from minillama.training.zero import Optimizer
 from minillama.weights import Checkpoint
@@ -121,6 +123,14 @@ class Progress:
     best_loss: float | None = None
     sample: str | None = None
 
+    @classmethod
+    def from_json(cls, place: Path, content: Any) -> Progress:
+        """What `asdict` made of one. Raises MinillamaError, naming the file `place`, where it is something else."""
+        try:
+            return cls(**content)
+        except TypeError:
+            raise MinillamaError(f"{place}: expected the progress of a run, found something else") from None
+
     def watch(self, loss: float) -> None:
         """Note the loss of a step: whether it is bad, and the mean."""
         if self.mean_loss is None:
@@ -132,10 +142,10 @@ class Progress:
             self.mean_loss = MEMORY * self.mean_loss + (1 - MEMORY) * abs(loss)
 
     def validated(self, measures: dict[str, float]) -> bool:
-        """Note a validation. Returns whether its loss is the lowest so far."""
+        """Note a validation. Returns whether its loss is the lowest so far, and training's not bad."""
         self.validation = measures
         loss = measures.get("loss", math.inf)
-        improved = loss < (math.inf if self.best_loss is None else self.best_loss)
+        improved = self.bad == 0 and loss < (math.inf if self.best_loss is None else self.best_loss)
         if improved:
             self.best_step, self.best_loss = self.step, loss
         return improved
@@ -165,17 +175,17 @@ def train(
     comm = SingleProcess() if comm is None else comm
     settings = json.loads(json.dumps(settings))  # as it will be read again
     checkpoints = Checkpoints(folder.checkpoints, options.keep_last)
-    workers = Workers(model, options.threads)
+    workers = Workers(model, options.threads or max(1, usable_cores() // comm.local_size))
     how = {"threads": workers.threads.count, "ranks": comm.size, "micro_batch": options.micro_batch}
 
     saved, notices = checkpoints.newest(model.dtype)
     progress = Progress()
     if saved is not None:
         check_settings(saved.path / TRAINER, saved.trainer.get("settings"), settings)
-        progress = Progress(**saved.trainer["progress"])
+        progress = Progress.from_json(saved.path / TRAINER, saved.trainer.get("progress"))
         for name, value in saved.model.params.items():
             model.params[name][...] = model.xp.asarray(value)
-        notices += [f"going on after step {progress.step}", *_differences(saved.trainer["how"], how)]
+        notices += [f"going on after step {progress.step}", *_differences(saved.trainer.get("how", {}), how)]
     optimizer = Optimizer(
         comm, workers.params, workers.matrices, threads=workers.threads, weight_decay=options.weight_decay
     )
@@ -315,7 +325,7 @@ class _Trainer:
             self.save()
 
     def validate(self) -> bool:
-        """Measure, and show a sample. Returns whether the loss is the lowest so far."""
+        """Measure, and show a sample. Returns whether this is the best so far."""
         measures = self.stage.validate(self.model)
         if measures:
             self.log.write({"step": self.progress.step, "validation": measures})

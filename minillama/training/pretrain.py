@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
+from rich.console import Console
+
 from minillama import catalog, layers, weights
 from minillama import config as shapes
 from minillama.backend import Array, Device, to_device, to_host
@@ -21,7 +23,7 @@ from minillama.params import Params
 from minillama.tokenizer import Tokenizer, from_sentencepiece, save_sentencepiece
 from minillama.tokenizer import train as train_tokenizer
 from minillama.training.batches import Windows, in_order
-from minillama.training.distributed import Communicator, gather
+from minillama.training.distributed import Communicator, share_of_rows
 from minillama.training.loop import Options, Progress, train
 from minillama.training.losses import next_token_loss
 from minillama.training.run_folder import RunFolder, Settings
@@ -47,7 +49,7 @@ class Pretraining:
         recompute: bool = False,
     ) -> None:
         """seq_len, batch_size: of a batch's windows. seed: of their order, and of the samples. prompt: what samples
-        begin with. recompute: see `next_token_loss`. Raises MinillamaError where the text is too short.
+        begin with. recompute: see `Llama.forward`. Raises MinillamaError where the text is too short.
         """
         self.data, self.seed, self.prompt, self.recompute = data, seed, prompt, recompute
         self.windows = Windows(data.train, seq_len, batch_size, seed)
@@ -62,7 +64,8 @@ class Pretraining:
 
     def loss(self, model: Llama, batch: Batch, weight: float) -> tuple[Array, Params]:
         """Cross-entropy in nats."""
-        return next_token_loss(model, batch["tokens"], batch["targets"], count=weight)
+        tokens, targets = batch["tokens"], batch["targets"]
+        return next_token_loss(model, tokens, targets, count=weight, recompute=self.recompute)
 
     def validate(self, model: Llama) -> dict[str, float]:
         """Of the held-out split: loss (nats a token), nats_per_byte (of its text in UTF-8), perplexity."""
@@ -205,10 +208,14 @@ def pretrain(job: Job, folder: RunFolder, comm: Communicator, overwrite: bool = 
 
     Returns where the run is, and whether it had ended before. Raises UsageError where the folder holds another run.
     """
+    share_of_rows(comm, job.recipe.batch_size)  # too many ranks are noticed before anything is written
+    share_of_rows(comm, job.recipe.batch_size)  # raises before anything is written
     settings = job.settings()
-    result = folder.begin(settings, overwrite) if comm.rank == 0 else None
-    if any(gather(comm, float(result is not None))):
-        return Progress(**(result or {})), True
+    if comm.rank == 0:
+        folder.begin(settings, overwrite)
+    comm.barrier()
+    if result := folder.result():
+        return Progress.from_json(folder.record, result), True
     if comm.rank == 0:
         _prepare(job, folder)
     comm.barrier()
@@ -235,6 +242,8 @@ def _prepare(job: Job, folder: RunFolder) -> None:
         path = folder.path / "tokenizer.model"
         if not path.is_file():
             texts = (document.text for document in documents(job.source) if document.split != "validation")
-            save_sentencepiece(train_tokenizer(texts, job.config.vocab_size, where=job.source), path)
+            size = job.config.vocab_size
+            with Console(stderr=True).status(f"learning a vocabulary of {size:,}"):  # shows nothing without a terminal
+                save_sentencepiece(train_tokenizer(texts, size, where=job.source), path)
         tokenizer = from_sentencepiece(path)
     tokenize(job.source, tokenizer, folder.data)

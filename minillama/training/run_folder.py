@@ -32,8 +32,8 @@ class RunFolder:
             self.path / name for name in ("checkpoints", "data", "tensorboard")
         )
 
-    def begin(self, settings: Settings, overwrite: bool = False) -> dict[str, Any] | None:
-        """Begin the run, or go on with it. Returns the result of a run that has ended, None for one that has not.
+    def begin(self, settings: Settings, overwrite: bool = False) -> None:
+        """Begin the run, or find the one to go on with.
 
         overwrite: remove the run that is there. Raises UsageError where the folder holds a run of other settings, or
         something that is no run.
@@ -44,17 +44,19 @@ class RunFolder:
             if overwrite:
                 self._clear()
             else:
-                record = read_json(self.record)
-                check_settings(self.record, record.get("settings"), settings)
-                return record.get("result")
-        elif self.path.is_dir() and any(self.path.iterdir()):
+                check_settings(self.record, read_json(self.record).get("settings"), settings)
+                return
+        elif self.path.is_dir() and any(not self._begun(entry) for entry in self.path.iterdir()):
             raise UsageError(f"{self.path}: expected a new folder, an empty one or a run's, found something else")
         self._write(settings, None)
-        return None
 
     def exists(self) -> bool:
-        """Whether there is a run to go on with."""
+        """Whether there is a run, ended or not."""
         return self.record.is_file()
+
+    def result(self) -> dict[str, Any] | None:
+        """What the run came to, once it has ended."""
+        return read_json(self.record).get("result")
 
     def finish(self, settings: Settings, model: Checkpoint, result: dict[str, Any]) -> None:
         """Make the folder itself the checkpoint of the trained model, and note that the run has ended."""
@@ -71,6 +73,10 @@ class RunFolder:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         self._write(settings, result)
+
+    def _begun(self, entry: Path) -> bool:
+        """Whether a file is a `run.json` that a kill has kept from being finished."""
+        return entry.name.startswith(self.record.name)
 
     def _write(self, settings: Settings, result: dict[str, Any] | None) -> None:
         write_bytes(self.record, (json.dumps({"settings": settings, "result": result}, indent=1) + "\n").encode())
