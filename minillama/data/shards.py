@@ -1,6 +1,6 @@
 """Tokens on disk: text is tokenized once, and read from then on as if it were in memory.
 
-A folder of prepared data holds `index.json` and one subfolder, which the index names: for each split the tokens of its
+A folder of prepared data holds `tokens.json` and one subfolder, which the index names: for each split the tokens of its
 documents, one after the other, each as BOS + tokens + EOS, cut into files of equal length (little-endian uint16, or
 uint32 for a vocabulary above 65,536); the position where each document starts (int64); and the tokenizer. The index is
 replaced last and at once, so a kill at any moment leaves the old data or the new.
@@ -25,7 +25,7 @@ from minillama.errors import MinillamaError, UsageError
 from minillama.tokenizer import Tokenizer, from_folder
 from minillama.tokenizer.atomic import write_bytes
 
-INDEX = "index.json"
+INDEX = "tokens.json"
 VERSION = 1  # of the index and of how documents become tokens
 SHARD_TOKENS = 1 << 26
 BATCH = 1 << 20  # characters tokenized at a time
@@ -332,7 +332,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
     try:
         index = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise MinillamaError(f"{folder}: expected prepared data with an {INDEX}, found none; {_AGAIN}") from None
+        raise MinillamaError(f"{folder}: expected prepared data with a {INDEX}, found none; {_AGAIN}") from None
     except OSError as error:
         raise MinillamaError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (ValueError, RecursionError):

@@ -69,7 +69,7 @@ def test_what_goes_wrong_takes_one_line(tmp_path: Path, corpus: Path, model: Pat
         (("prepare", corpus, "--tokenizer", model, "--out", corpus), 2, "expected a folder to write to, found a file"),
         (("prepare", corpus, "--tokenizer", model), 2, "--out"),
         (("prepare", corpus, "--tokenizer", model, "--out", out, "--validation", "2"), 2, "expected a share from 0"),
-        (("info", out), 1, "expected prepared data with an index.json, found none"),
+        (("info", out), 1, "expected prepared data with a tokens.json, found none"),
     ):
         result = run("data", *command)
         assert result.exit_code == code, result.stderr

@@ -41,7 +41,7 @@ def texts_of(split: TokenSplit) -> list[str]:
 
 def tokens_folder(folder: Path) -> Path:
     """The one subfolder; nothing but the index is beside it."""
-    (found,) = (entry for entry in folder.iterdir() if entry.name != "index.json")
+    (found,) = (entry for entry in folder.iterdir() if entry.name != "tokens.json")
     return found
 
 
@@ -272,7 +272,7 @@ def test_a_flipped_bit_is_found(prepared: Path) -> None:
 
 
 def test_folders_that_hold_no_prepared_data(tmp_path: Path, corpus: Path) -> None:
-    with pytest.raises(MinillamaError, match=r"absent: expected prepared data with an index\.json, found none; make"):
+    with pytest.raises(MinillamaError, match=r"absent: expected prepared data with a tokens\.json, found none; make"):
         TokenData(tmp_path / "absent")
     with pytest.raises(UsageError, match="expected a new folder, an empty one or prepared data, found something else"):
         tokenize(corpus, tokenizer(), tmp_path)
@@ -283,7 +283,7 @@ def test_folders_that_hold_no_prepared_data(tmp_path: Path, corpus: Path) -> Non
 
 
 def test_a_damaged_index_gets_one_line(corpus: Path, prepared: Path) -> None:
-    path = prepared / "index.json"
+    path = prepared / "tokens.json"
     whole = json.loads(path.read_text())
     rng = np.random.default_rng(0)
     text = json.dumps(whole)
@@ -390,7 +390,7 @@ def test_two_writers_of_one_folder_do_not_mix(prepared: Path, corpus: Path, monk
     def fill_and_lose(*arguments: object) -> None:
         fill(*arguments)  # type: ignore[arg-type]
         for entry in prepared.glob("tokens-*/train-00000.bin"):  # as the other writer does when it is done
-            if entry.parent.name != json.loads((prepared / "index.json").read_text())["folder"]:
+            if entry.parent.name != json.loads((prepared / "tokens.json").read_text())["folder"]:
                 entry.unlink()
 
     monkeypatch.setattr(shards, "_fill", fill_and_lose)
@@ -410,7 +410,7 @@ write = shards.write_bytes
 
 def die(*arguments):
     if moment == "in the index":
-        Path(folder, "index.json.1.part").write_bytes(b"{")
+        Path(folder, "tokens.json.1.part").write_bytes(b"{")
     if moment == "after the index":
         write(*arguments)
     os._exit(9)
