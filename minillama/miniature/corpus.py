@@ -1,8 +1,21 @@
-"""The corpus: an endless stream of documents about the valley, each with its split and its information."""
+"""The corpus: an endless stream of documents about the valley, each with its split and its information.
+
+**Held out** is content, never a line. A story is held out by its topic, the (hero, thing, place) that is drawn first; a
+page of facts by what it says in which words, such as (who, relation, line of the phrases); `chooser.held_out` is the
+rule. Any two of the three are met in training, and every fact is, in other words; only the combination is new. What is
+held out depends on the world alone, so it is the same for every seed.
+
+**Entropy.** `Story.nats` is −log p of the document's derivation under the whole generator, title, questions and the
+decision to end included. Its sum over documents by the sum of their bytes (`entropy`) estimates the generator's entropy
+in nats per byte, from above: exactly where derivations are unambiguous. The documents of one split come from the
+generator *given that split*: −log p(text | split) = nats + log P(split). In training that is 0.06 nats a document less,
+nothing; in validation it is 2.8 less, of about 40, but only for one who knows what is held out. A model that has not
+seen the held-out combinations and does not suspect them can reach `entropy(validation)` and no less.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,14 +30,15 @@ from minillama.miniature.world import HEROES, PLACES, THINGS
 class Story:
     """A document of the corpus.
 
-    kind: the plot of a story or the kind of a page. nats: −log p of its derivation. events: what happens in a story,
-    in order; empty for a page of facts.
+    kind: the plot of a story or the kind of a page. nats: −log p of its derivation. topic: what a story is about, and
+    events: what happens in it, in order; a page of facts has neither.
     """
 
     text: str
     split: Literal["train", "validation"]
     nats: float
     kind: str
+    topic: Topic | None = None
     events: tuple[Event, ...] = ()
 
 
@@ -67,8 +81,19 @@ def document(chooser: Chooser) -> Story:
 def story(chooser: Chooser) -> Story:
     """A story on a topic drawn among all: a hero, a kind of thing and a place."""
     i, j, k = (chooser.pick(range(len(options))) for options in (HEROES, THINGS, PLACES))
-    tale = Tale(Topic(HEROES[i], THINGS[j], PLACES[k]), chooser)
+    topic = Topic(HEROES[i], THINGS[j], PLACES[k])
+    tale = Tale(topic, chooser)
     plot = chooser.pick(PLOTS)
     plot(tale)
-    split: Literal["train", "validation"] = "validation" if held_out(k, i, j) else "train"
-    return Story(tale.text(), split, chooser.nats, plot.__name__, tuple(tale.events))
+    text = tale.text()
+    split: Literal["train", "validation"] = "validation" if held_out(i, j, k) else "train"
+    return Story(text, split, chooser.nats, plot.__name__, topic, tuple(tale.events))
+
+
+def entropy(documents: Iterable[Story]) -> float:
+    """Nats per byte of UTF-8: of many documents, the estimate of the generator's entropy."""
+    nats, size = 0.0, 0
+    for document in documents:
+        nats += document.nats
+        size += len(document.text.encode())
+    return nats / size

@@ -53,7 +53,8 @@ class Page:
     def fact(self, lines: Lines, entity: Entity, relation: Relation, pronoun: bool = False) -> str:
         """The fact in one of the ways of `lines`; with `pronoun`, half of the time she or he instead of the name."""
         line = self.chooser.pick(range(len(lines)))
-        self.content(_POSITION[entity], _RELATION[relation.name], line, one_in=60)  # a page has several
+        if len(lines) > 1:  # else the fact itself would be held out
+            self.content(_POSITION[entity], _RELATION[relation.name], line, one_in=60)  # a page has several
         template = self.chooser.pick(lines[line])
         forms: dict[str, object] = {relation.role: entity}
         if "{S}" in template or "{s}" in template:
@@ -100,8 +101,9 @@ def place(page: Page) -> str:
         page.lines.append(page.fact(relation.statements, where, relation))
     if DWELLERS[where] and page.chooser.chance(0.6):
         page.lines.append(dwellers(page, where))
-    for doing, _ in page.some(where.doings, page.chooser.pick((1, 2, 3))):
-        page.lines.append(page.text("doing", P=where, doing=doing))
+    doings = page.some(range(len(where.doings)), page.chooser.pick((1, 2, 3)))
+    page.content(PLACES.index(where), doings[0], len(doings))
+    page.lines += [page.text("doing", P=where, doing=where.doings[doing][0]) for doing in doings]
     return " ".join(page.lines)
 
 

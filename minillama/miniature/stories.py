@@ -7,7 +7,7 @@ A plot is a function of a `Tale`. It decides what happens, by the state and by c
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from minillama.miniature.chooser import Chooser
@@ -59,6 +59,31 @@ def holders(events: Iterable[Event]) -> dict[Item, Character]:
         else:
             held[what] = who
     return held
+
+
+_ASKED = {
+    "find": ("finder", "spot"),
+    "lose": ("loser",),
+    "give": ("giver", "gift"),
+    "take": ("taker",),
+    "help": ("helper",),
+}
+
+
+def questions(events: Sequence[Event]) -> list[tuple[str, dict[str, Any]]]:
+    """What can be asked about a story: for each question its phrase ("ask ..." and "tell ...") and its roles.
+
+    Left out is what has more than one answer.
+    """
+    found: list[tuple[str, dict[str, Any]]] = [("first place", {"A": events[0].who, "P": events[0].where})]
+    meetings = [(who, where) for verb, who, _, _, where in events if verb == "meet"]
+    for verb, who, what, whom, where in events:
+        roles = {"A": who, "X": what, "B": whom, "P": where}
+        if verb == "meet" and where is not None and meetings.count((who, where)) == 1:
+            found.append(("met", roles))
+        found += [(about, roles) for about in _ASKED.get(verb, ())]
+    found += [("holder", {"A": who, "X": what}) for what, who in holders(events).items()]
+    return found
 
 
 class Topic(NamedTuple):
@@ -152,18 +177,26 @@ class Tale:
         return self.pick({"W": WEATHERS, "T": TIMES, "F": FOODS}[slot])
 
     def text(self) -> str:
-        """The story; half of the stories have a title above."""
-        body = " ".join(self.sentences)
+        """The story; half of the stories have a title above, one in five has questions below."""
+        text = " ".join(self.sentences)
         if self.maybe(0.5):
-            self.roles |= {"A": self.hero, "X": self.item, "P": self.place}
-            self.say("title")
-            return f"{self.sentences.pop()}\n{body}"
-        return body
+            text = f"{self.phrase('title', A=self.hero, X=self.item, P=self.place)}\n{text}"
+        if self.maybe(0.2):
+            left = questions(self.events)
+            for _ in range(self.pick(range(1, min(3, len(left)) + 1))):
+                about, roles = left.pop(self.pick(range(len(left))))
+                text += f"\nQuestion: {self.phrase(f'ask {about}', **roles)}"
+                text += f"\nAnswer: {self.phrase(f'tell {about}', **roles)}"
+        return text
 
-    def aside(self, p: float = 0.35) -> None:
-        """Perhaps a sentence that changes nothing."""
+    def phrase(self, phrase: str, **roles: Any) -> str:
+        """One of the ways to say something, outside the story."""
+        return self.chooser.phrase(STORY[phrase]).format(**roles)
+
+    def aside(self, P: Place, p: float = 0.35) -> None:
+        """Perhaps a sentence at P that changes nothing."""
         if self.maybe(p):
-            self.say("aside")
+            self.say("aside", P=P)
 
     # --- what happens: an event and its sentence ---------------------------------------------------------------------
     def event(
@@ -181,7 +214,7 @@ class Tale:
         """The hero comes to the place of the story, and perhaps does what one does there."""
         self.event("go", self.hero, where=self.place)
         self.say("open")
-        self.aside()
+        self.aside(self.place)
         if self.maybe(0.5):
             self.say("do")
 
@@ -190,22 +223,23 @@ class Tale:
         self.event("go", self.hero, where=P)
         self.event("go", B, where=P)
         self.say("together", P=P)
-        self.aside(0.2)
+        self.aside(P, 0.2)
         if self.maybe(0.6):
             self.say("both do", P=P)
 
     def go(self, who: Character, P: Place) -> None:
         self.event("go", who, where=P)
         self.say("go", A=who, P=P)
-        self.aside(0.15)
+        self.aside(P, 0.15)
 
     def have(self) -> None:
         self.event("have", self.hero, self.item)
         self.say("have")
 
     def meet(self, B: Character, P: Place) -> None:
+        """The hero meets B at P, which is named if it is not the place of the scene."""
         self.event("meet", self.hero, whom=B, where=P)
-        self.say("meet", B=B, P=P)
+        self.say("meet" if P is self.roles["P"] else "meet at", B=B, P=P)
 
     def give(self, who: Character, X: Item, whom: Character) -> None:
         self.event("give", who, X, whom)
@@ -354,10 +388,8 @@ def quarrel(tale: Tale) -> None:
     B = tale.roles["B"] = tale.friend()
     C = tale.roles["C"] = tale.other((*GROWN_UPS, CHARACTER["Hoot"]))
     tale.open_both(B, tale.place)
-    tale.event("find", hero, item, where=tale.place)
     tale.say("both find")
     tale.say("both want")
-    tale.event("meet", hero, whom=C, where=tale.place)
     tale.say("heard")
     end = tale.pick(("turns", "play", "owner"))
     tale.say(f"advise {end}")
@@ -398,7 +430,7 @@ def errand(tale: Tale) -> None:
         else:
             tale.say("refuse", C=receiver)
     else:
-        tale.aside(0.7)
+        tale.aside(sender.home, 0.7)
     B = tale.roles["B"] = receiver
     tale.event("go", hero, where=place)
     tale.event("give", hero, item, B)
@@ -436,7 +468,7 @@ def storm(tale: Tale) -> None:
 
 def seek(tale: Tale) -> None:
     """Hide and seek; a thing gives the hider away."""
-    hero, item, place = tale.hero, tale.item, tale.place
+    item, place = tale.item, tale.place
     B = tale.roles["B"] = tale.friend()
     tale.open_both(B, place)
     tale.say("game")
@@ -449,7 +481,6 @@ def seek(tale: Tale) -> None:
     tale.event("have", B, item)
     spot = tale.pick(spots) if len(spots) > 1 else spots[0]
     tale.say("sign", spot=spot)
-    tale.event("meet", hero, whom=B, where=place)
     tale.say("found you")
     if tale.maybe(0.5):
         tale.say("turn over")
@@ -466,7 +497,7 @@ def birthday(tale: Tale) -> None:
     for guest in (hero, first, second, third):
         tale.event("go", guest, where=place)
     tale.say("birthday")
-    tale.aside()
+    tale.aside(place)
     tale.event("give", first, item, hero)
     tale.say("bring", B=first)
     tale.glad(hero, 0.3)

@@ -51,6 +51,14 @@ _STORY = {
         That night {s} slept well {A.home.at}.
         "Time to go home," said {A} and went {A.home.to}.
         """,
+    "meet at": """
+        {P.At}, {s} met {B.full}.
+        {S} saw {B.full} {P.at}.
+        {B.full} was {P.at} and waved at {A.him}.
+        {S} met {B.full}, who was {P.at}.
+        Who was that {P.at}? It was {B.full}!
+        {S} came {P.to}, where {A.he} met {B.full}.
+        """,
     "meet": """
         {P.At}, {s} met {B.full}.
         (Just then|Soon|After a while), {B.full} came along.
@@ -148,9 +156,9 @@ _STORY = {
         {S} nearly fell over {X.a} that lay {spot}.
         """,
     "brought back": """
-        "Is this yours?" asked {B}, and {B.he} held up {X.the}.
+        "Is this yours?" asked {B}, and {B.he} held up {X.the}. "It was {Q.at}."
         {B} had found {X.the} {Q.at} and gave it back.
-        {B} put {X.the} into {A.his} hands.
+        {B} had been {Q.at} and put {X.the} into {A.his} hands.
         "I found this {Q.at}," said {B} and gave {A.him} {X.the}.
         "Look what I found {Q.at}!" said {B}. It was {X.the}.
         """,
@@ -340,7 +348,7 @@ _STORY = {
         {A.full} liked to visit {C.full} {P.at}, and one {W} {T} {A.he} did.
         """,
     "tempt": """
-        On the way, {s} met {B.full}. "Come and play with me!" said {B}.
+        {P.At}, {s} met {B.full}. "Come and play with me!" said {B}.
         {B.full} was {P.at}. "Stay here with me!" said {B}.
         {S} came past {B.full} {P.at}. "Stay with me a little!" said {B}.
         "Where are you going?" asked {B.full} {P.at}. "Stay a little!"
@@ -652,6 +660,79 @@ _STORY = {
         A day {P.at}
         {A} {P.at}
         The {X.noun} {P.at}
+        """,
+    # Questions about a story, and their answers
+    "ask first place": """
+        Where did {A} go first?
+        """,
+    "tell first place": """
+        {A} went {P.to}.
+        """,
+    "ask met": """
+        Whom did {A} meet {P.at}?
+        """,
+    "tell met": """
+        {A} met {B} {P.at}.
+        {A} met {B} there.
+        """,
+    "ask finder": """
+        Who found {X.the}?
+        """,
+    "tell finder": """
+        {A} found {X.the}.
+        {A} found it.
+        """,
+    "ask spot": """
+        Where was {X.the}?
+        Where did {A} find {X.the}?
+        """,
+    "tell spot": """
+        It was {P.at}.
+        {X.The} was {P.at}.
+        """,
+    "ask loser": """
+        Who lost {X.the}?
+        """,
+    "tell loser": """
+        {A} lost {X.the}.
+        """,
+    "ask giver": """
+        Who gave {X.the} to {B}?
+        From whom did {B} get {X.the}?
+        """,
+    "tell giver": """
+        {A} gave {X.the} to {B}.
+        {B} got it from {A}.
+        """,
+    "ask gift": """
+        What did {A} give to {B}?
+        What did {B} get from {A}?
+        """,
+    "tell gift": """
+        {A} gave {B} {X.the}.
+        {B} got {X.the}.
+        """,
+    "ask taker": """
+        Who took {X.the} of {B}?
+        """,
+    "tell taker": """
+        {A} took {X.the}.
+        {A} took it.
+        """,
+    "ask helper": """
+        Who helped {B}?
+        """,
+    "tell helper": """
+        {A} helped {B}.
+        {A} did, with {X.the}.
+        """,
+    "ask holder": """
+        Who has {X.the} now?
+        Who has {X.the} at the end?
+        """,
+    "tell holder": """
+        {A} has {X.the}.
+        {A} has it.
         """,
     # Last sentences
     "end found": """
