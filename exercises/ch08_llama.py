@@ -114,7 +114,7 @@ def cross_entropy(logits: Array, targets: Array, mask: Array | None = None) -> t
 # 8.7 · core ------------------------------------------------------------------
 
 
-def cross_entropy_backward(saved: tuple, dloss: Array | float = 1.0) -> Array:
+def cross_entropy_backward(saved: tuple, dloss: float = 1.0) -> Array:
     """Gradient of `cross_entropy`: (softmax(logits) - onehot(target)) / N where the mask is true, 0 elsewhere.
 
     dloss: the gradient of the loss itself. Returns dlogits (..., V).

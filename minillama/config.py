@@ -122,18 +122,26 @@ class LlamaConfig:
         """Weights and KV cache, the two that matter when generating."""
         return self.param_count() * bytes_per_value + self.kv_cache_bytes(batch, length, bytes_per_value)
 
-    def training_bytes(self, batch: int, length: int, bytes_per_value: int = 4) -> int:
+    def training_bytes(self, batch: int, length: int, bytes_per_value: int = 4, recompute: bool = False) -> int:
         """Weights, gradients, AdamW's two moments, and the activations that the backward pass reads.
 
-        A layer keeps, for each token: the two norms' inputs and outputs (4C) with their two inverse norms, q and the
-        attention output by group and by head (3HD), k and v (2KD), the gate, up and product of SwiGLU (3F), and H rows
-        of attention probabilities, of which causality leaves about half (queries are taken 256 at a time: all of them
-        up to there); the head keeps its logits (V) and its input and normed input (2C).
+        A layer keeps, for each token: of its two norms the normed vector and the result (4C) and the inverse norm (2);
+        the queries and the attention's output by group, the output by head (3HD), k and v (2KD); the exponentials of
+        the scores, and the inverse of their sum (H); gate, up, σ and product of SwiGLU (4F). The end keeps the last
+        norm's three (2C + 1), and the gradient of the logits, in their place (V). recompute: of each layer only what
+        goes into it (C), and all that one layer keeps.
         """
         C, H, K, D, F, V = self.dim, self.n_heads, self.n_kv_heads, self.head_dim, self.ffn_dim, self.vocab_size
-        per_token_layer = 4 * C + 2 + 3 * H * D + 2 * K * D + 3 * F + H * min(length, (length + 256) / 2)
-        activations = batch * length * (self.n_layers * per_token_layer + V + 2 * C)
-        return int((4 * self.param_count() + activations) * bytes_per_value)
+        layer = length * (4 * C + 2 + 3 * H * D + 2 * K * D + H + 4 * F) + H * self._scores_kept(length)
+        layers = self.n_layers * length * C + layer if recompute else self.n_layers * layer
+        activations = batch * (layers + length * (2 * C + 1 + V))
+        return (4 * self.param_count() + activations) * bytes_per_value
+
+    def _scores_kept(self, length: int) -> int:
+        """Scores of a head and a sequence: 64 queries at a time, each with all keys that any of them may see."""
+        window = self.sliding_window or length
+        blocks = [(start, min(start + 64, length)) for start in range(0, length, 64)]
+        return sum((stop - start) * (stop - max(0, start - window + 1)) for start, stop in blocks)
 
 
 def _llama1(dim: int, n_layers: int, n_heads: int, ffn_dim: int) -> LlamaConfig:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from minillama import layers
 from minillama.config import PRESETS, LlamaConfig, RopeScaling, preset
 from minillama.errors import MinillamaError, UsageError
 from minillama.model import KVCache, Llama
@@ -221,25 +222,31 @@ def test_count_is_the_sum_of_the_shapes(name: str) -> None:
     assert config.param_count() == sum(int(np.prod(shape)) for shape in config.param_shapes().values())
 
 
-def test_memory_of_the_kv_cache_and_of_training() -> None:
-    """Llama 2 70B: 8 KV heads need an eighth of 64. The estimate of a training step holds against a measured one."""
-    import tracemalloc
-
+def test_memory_of_the_kv_cache() -> None:
+    """Llama 2 70B: 8 KV heads need an eighth of 64."""
     config = PRESETS["llama2-70b"]
     assert config.kv_cache_bytes(1, 4096, bytes_per_value=2) == 2 * 80 * 4096 * 8 * 128 * 2
     assert config.inference_bytes(1, 1) == 4 * config.param_count() + config.kv_cache_bytes(1, 1)
 
-    config = replace(TINY, dim=64, ffn_dim=172, n_layers=4, vocab_size=512)
-    tracemalloc.start()
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(("length", "window"), [(40, None), (200, None), (200, 50)])
+def test_what_training_holds_is_as_counted(length: int, window: int | None, recompute: bool) -> None:
+    import tracemalloc
+
+    config = LlamaConfig(64, 4, 4, 172, vocab_size=512, n_kv_heads=2, max_seq_len=256, sliding_window=window)
     model = Llama.init(config)
-    kept = model.forward(tokens(4, 64))
-    logits = model.logits(kept[0])
+    batch = tokens(4, length)
+    tracemalloc.start()
+    hidden, saved = model.forward(batch, recompute=recompute)
+    loss, saved_loss = layers.cross_entropy(model.logits(hidden), batch, overwrite=True)
+    again = saved[1][-1]()[1] if recompute else None  # where the backward pass begins
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    # What is held before the backward pass; gradients and moments, three more copies of the weights, come after.
-    expected = config.training_bytes(4, 64) - 3 * 4 * config.param_count()
-    assert logits.shape == (4, 64, 512)
-    assert held == pytest.approx(expected, rel=0.15)
+    assert again is not None or not recompute
+    assert np.isfinite(loss) and saved_loss[0].shape == (4, length, 512)
+    counted = config.training_bytes(4, length, recompute=recompute) - 4 * 4 * config.param_count()
+    assert held == pytest.approx(counted, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import io
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,7 +52,7 @@ def examine(exercise: Exercise, own: Functions, solutions: SimpleNamespace, path
         return _failed(exercise, f"{exercise.name} is no longer a function but {type(function).__name__}.")
     if is_unwritten(function):
         return Verdict(exercise.name, "unwritten")
-    if path is not None and function is exercise.solution:
+    if path is not None and function in (exercise.solution, _package_s_own(exercise)):
         return _failed(exercise, f"This is minillama's own {exercise.name}; the fun is in writing yours.")
     if any(is_unwritten(getattr(own, name, None)) for name in exercise.needs):
         return Verdict(exercise.name, "waiting", waits_for(exercise))
@@ -132,8 +132,8 @@ def _try_proof(exercise: Exercise, own: Functions, path: Path | None) -> str | N
 @contextlib.contextmanager
 def _package_s_own_away(exercise: Exercise, path: Path | None) -> Iterator[None]:
     """While a learner's code runs, `layers` does not have the function that the exercise asks for."""
-    name = exercise.name
-    if path is None or getattr(layers, name, None) is not exercise.solution:
+    name, own = exercise.name, _package_s_own(exercise)
+    if path is None or own is None:
         yield
         return
 
@@ -145,7 +145,12 @@ def _package_s_own_away(exercise: Exercise, path: Path | None) -> Iterator[None]
     try:
         yield
     finally:
-        setattr(layers, name, exercise.solution)
+        setattr(layers, name, own)
+
+
+def _package_s_own(exercise: Exercise) -> Callable[..., Any] | None:
+    """The function of `layers` that the exercise asks for, None where it asks for something else."""
+    return getattr(layers, exercise.name) if exercise.replaces == f"minillama.layers:{exercise.name}" else None
 
 
 def _known_cause(exercise: Exercise, own: Functions, solutions: SimpleNamespace, cases: list[Case]) -> str | None:

@@ -142,6 +142,17 @@ def test_calling_the_package_s_own_function_is_no_answer(answer):
     assert verdicts["block"].state == "solved"  # there it is a tool
 
 
+def test_nor_is_it_where_the_solution_is_another(folder, answer):
+    """The chapter's own cross_entropy is simpler than the package's."""
+    path = answer("ch08", "cross_entropy", "return layers.cross_entropy(logits, targets, mask)")
+    verdict = next(v for v in run_checks(LLAMA, path) if v.name == "cross_entropy")
+    assert "layers.cross_entropy is what this exercise asks for: write it without" in verdict.message
+    path = folder / "ch08_llama.py"
+    path.write_text("from minillama.layers import cross_entropy\n", encoding="utf-8")
+    verdict = next(v for v in run_checks(LLAMA, path) if v.name == "cross_entropy")
+    assert "This is minillama's own cross_entropy" in verdict.message
+
+
 def test_what_the_code_prints_is_shown_once(answer):
     path = answer("ch04", "rope_frequencies", "print('head', head_dim)\nreturn theta")
     text = report(ROPE, path, run_checks(ROPE, path))

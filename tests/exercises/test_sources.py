@@ -66,6 +66,7 @@ def test_a_wrong_answer_is_told_what_is_wrong(chapter, exercise, wrong):
     verdict = examine(exercise, own, chapter.solutions)
     assert verdict.state == "failed"
     assert f"Likely cause: {wrong.cause}" in verdict.message
+    assert not re.search("unpack|tuple index", verdict.message), "it misreads the solution's `saved`"
 
 
 @pytest.mark.parametrize("exercise", [e for c in all_chapters() for e in c.exercises], ids=lambda e: e.name)
@@ -129,6 +130,22 @@ def test_forward_and_gradients_are_the_package_s():
         for name, grad in grads.items():
             full = next(n for n in expected if n.startswith(f"layers.{i}.") and n.split(".")[-2] == name)
             np.testing.assert_allclose(grad, expected[full], rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("count", [None, 8.0])
+@pytest.mark.parametrize("mask", [None, np.array([[1, 0, 1], [0, 0, 0]], bool), np.zeros((2, 3), bool)])
+def test_loss_in_its_place_is_the_package_s(mask, count):
+    rng = np.random.default_rng(0)
+    logits, targets = rng.standard_normal((2, 3, 5)), rng.integers(0, 5, (2, 3))
+    forward = ch08_llama.as_cross_entropy(ch08_llama.cross_entropy)
+    backward = ch08_llama.as_cross_entropy_backward(ch08_llama.cross_entropy_backward)
+    loss, saved = forward(logits, targets, mask, count=count, overwrite=True)
+    expected, expected_saved = layers.cross_entropy(logits.copy(), targets, mask, count=count, overwrite=True)
+    assert loss == pytest.approx(float(expected), rel=1e-14)
+    for dloss in (1.0, 0.25):
+        np.testing.assert_allclose(
+            backward(saved, dloss), layers.cross_entropy_backward(expected_saved, dloss), rtol=1e-13, atol=1e-17
+        )
 
 
 def test_tied_gradient_is_the_package_s():

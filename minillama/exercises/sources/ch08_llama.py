@@ -183,29 +183,29 @@ chapter.exercise(
 
 @chapter.wrong("rmsnorm_backward", "dx treats the root mean square as a constant: r g lacks - r x̂ mean(g x̂).")
 def rms_constant(dy: Array, saved: tuple) -> tuple[Array, Array]:
-    x, weight, inverse_rms = saved
-    return dy * weight * inverse_rms, layers.rmsnorm_backward(dy, (x, weight, inverse_rms))[1]
+    _, weight, inverse_rms = saved
+    return dy * weight * inverse_rms, layers.rmsnorm_backward(dy, saved)[1]
 
 
 @chapter.wrong("rmsnorm_backward", "dx is made from dy where it needs g = dy * weight.")
 def weight_forgotten(dy: Array, saved: tuple) -> tuple[Array, Array]:
-    x, weight, inverse_rms = saved
-    dx, dweight = layers.rmsnorm_backward(dy, (x, np.ones_like(weight), inverse_rms))
-    return dx, dweight
+    normed, weight, inverse_rms = saved
+    return layers.rmsnorm_backward(dy, (normed, np.ones_like(weight), inverse_rms))
 
 
 @chapter.wrong("rmsnorm_backward", "in dx, g x̂ is summed over the vector; the formula has its mean.")
 def summed_projection(dy: Array, saved: tuple) -> tuple[Array, Array]:
-    x, weight, inverse_rms = saved
-    g, normed = dy * weight, x * inverse_rms
+    normed, weight, inverse_rms = saved
+    g = dy * weight
     dx = inverse_rms * (g - normed * (g * normed).sum(axis=-1, keepdims=True))
     return dx, layers.rmsnorm_backward(dy, saved)[1]
 
 
 @chapter.wrong("rmsnorm_backward", "dweight uses x where it needs x̂, the normed x.")
 def unnormed_dweight(dy: Array, saved: tuple) -> tuple[Array, Array]:
+    normed, _, inverse_rms = saved
     dx, _ = layers.rmsnorm_backward(dy, saved)
-    return dx, (dy * saved[0]).reshape(-1, dy.shape[-1]).sum(axis=0)
+    return dx, (dy * normed / inverse_rms).reshape(-1, dy.shape[-1]).sum(axis=0)
 
 
 # --- 8.4 and 8.5 the block
@@ -509,10 +509,42 @@ def loss_cases(rng: np.random.Generator) -> Iterator[Case]:
     yield {"logits": rng.standard_normal((1, 2, 5)), "targets": np.array([[1, 2]]), "mask": np.zeros((1, 2), bool)}
 
 
-chapter.exercise(
+def as_cross_entropy(cross_entropy: Callable) -> Callable:
+    """`cross_entropy` in the place of layers.cross_entropy: a mean over another count is that many times as large."""
+
+    def counted(
+        logits: Array,
+        targets: Array,
+        mask: Array | None = None,
+        *,
+        count: float | None = None,
+        overwrite: bool = False,  # a permission, which nobody has to use
+    ) -> tuple[Array, tuple]:
+        del overwrite
+        loss, saved = cross_entropy(logits, targets, mask)
+        here = targets.size if mask is None else mask.sum()
+        share = 1.0 if count is None else float(max(here, 1) / count)
+        return loss * share, (saved, share)
+
+    return counted
+
+
+def as_cross_entropy_backward(cross_entropy_backward: Callable) -> Callable:
+    """`cross_entropy_backward` in the place of layers.cross_entropy_backward."""
+
+    def backward(saved: tuple, dloss: float = 1.0) -> Array:
+        own, share = saved
+        return cross_entropy_backward(own, share * dloss)
+
+    return backward
+
+
+@chapter.exercise(
     "core",
     cases=loss_cases,
     returns=("loss", "saved"),
+    replaces="minillama.layers:cross_entropy",
+    adapt=as_cross_entropy,
     task="As `saved`, return whatever your cross_entropy_backward will need.",
     hints=(
         "Subtract each row's maximum first: softmax is the same, and e^x stays finite. log softmax = x - log Σ e^x.",
@@ -520,32 +552,46 @@ chapter.exercise(
         "Divide by the number of true positions of the mask, at least 1; a masked target may be -100, so replace it"
         " before you index.",
     ),
-)(layers.cross_entropy)
+)
+def cross_entropy(logits: Array, targets: Array, mask: Array | None = None) -> tuple[Array, tuple]:
+    """loss = -1/N Σ log softmax(logits)[target] over the N positions where `mask` is true.
+
+    logits: (..., V) float. targets: (...) integers in [0, V), anything where the mask is false. mask: (...) bool, None
+    for all. Returns the loss in nats as a 0-d array; 0 where nothing counts.
+    """
+    rows = logits.reshape(-1, logits.shape[-1])  # (..., V) -> (N, V)
+    counts = np.ones(len(rows), bool) if mask is None else mask.reshape(-1)
+    targets = np.where(counts, targets.reshape(-1), 0)
+    z = rows - rows.max(axis=-1, keepdims=True)
+    log_p = z - np.log(np.exp(z).sum(axis=-1, keepdims=True))  # (N, V)
+    weight = counts.astype(rows.dtype) / max(int(counts.sum()), 1)  # each token's share of the mean, or 0
+    loss = -log_p[np.arange(len(rows)), targets] @ weight
+    return loss, (np.exp(log_p), targets, weight, logits.shape)
 
 
 @chapter.wrong(
     "cross_entropy", "the loss is averaged over padding too: divide by the number of true positions in mask."
 )
 def averaged_over_padding(logits: Array, targets: Array, mask: Array | None = None) -> tuple[Array, tuple]:
-    loss, saved = layers.cross_entropy(logits, targets, mask)
+    loss, saved = cross_entropy(logits, targets, mask)
     return loss if mask is None else loss * mask.mean(), saved
 
 
 @chapter.wrong("cross_entropy", "the mask is not used: padding is scored like the rest.")
 def mask_ignored(logits: Array, targets: Array, mask: Array | None = None) -> tuple[Array, tuple]:
     del mask
-    return layers.cross_entropy(logits, targets % logits.shape[-1])
+    return cross_entropy(logits, targets % logits.shape[-1])
 
 
 @chapter.wrong("cross_entropy", "the losses are summed; the result is their mean over the tokens that count.")
 def summed(logits: Array, targets: Array, mask: Array | None = None) -> tuple[Array, tuple]:
-    loss, saved = layers.cross_entropy(logits, targets, mask)
+    loss, saved = cross_entropy(logits, targets, mask)
     return loss * (targets.size if mask is None else mask.sum()), saved
 
 
 @chapter.wrong("cross_entropy", "e^x overflows for large logits: subtract each row's maximum first.")
 def overflowing(logits: Array, targets: Array, mask: Array | None = None) -> tuple[Array, tuple]:
-    loss, saved = layers.cross_entropy(logits, targets, mask)
+    loss, saved = cross_entropy(logits, targets, mask)
     with np.errstate(all="ignore"):
         finite = np.isfinite(np.exp(logits)).all()
     return (loss if finite else loss * np.nan), saved
@@ -553,7 +599,7 @@ def overflowing(logits: Array, targets: Array, mask: Array | None = None) -> tup
 
 @chapter.wrong("cross_entropy", "the sign is flipped: the loss is the *negative* mean log-probability.")
 def positive_log(logits: Array, targets: Array, mask: Array | None = None) -> tuple[Array, tuple]:
-    loss, saved = layers.cross_entropy(logits, targets, mask)
+    loss, saved = cross_entropy(logits, targets, mask)
     return -loss, saved
 
 
@@ -578,50 +624,61 @@ def loss_gradient(own: Functions) -> None:
     )
 
 
-chapter.exercise(
+@chapter.exercise(
     "core",
     cases=loss_backward_cases,
     trial=loss_there_and_back,
     proof=loss_gradient,
     needs=("cross_entropy",),
     returns=("dlogits",),
+    replaces="minillama.layers:cross_entropy_backward",
+    adapt=as_cross_entropy_backward,
     hints=(
         "Start from the probabilities, subtract 1 at each target, multiply by dloss / N.",
         "Rows where the mask is false are 0. N is the number of tokens that count, not of all.",
     ),
-)(layers.cross_entropy_backward)
+)
+def cross_entropy_backward(saved: tuple, dloss: float = 1.0) -> Array:
+    """Gradient of `cross_entropy`: (softmax(logits) - onehot(target)) / N where the mask is true, 0 elsewhere.
+
+    dloss: the gradient of the loss itself. Returns dlogits (..., V).
+    """
+    probs, targets, weight, shape = saved
+    dlogits = probs.copy()
+    dlogits[np.arange(len(targets)), targets] -= 1
+    dlogits *= (weight * dloss)[:, None]  # (N,) -> (N, 1)
+    return dlogits.reshape(shape)
 
 
 @chapter.wrong("cross_entropy_backward", "the gradient is not zero where the mask is false: padding would be learned.")
 def padding_learned(saved: tuple, dloss: float = 1.0) -> Array:
-    probs, targets, mask, weight, shape = saved
-    counted = max(int(mask.sum()), 1)
-    every = np.ones_like(mask)
-    return layers.cross_entropy_backward((probs, targets, every, np.full_like(weight, 1 / counted), shape), dloss)
+    probs, targets, weight, shape = saved
+    share = 1 / max(int((weight > 0).sum()), 1)
+    return cross_entropy_backward((probs, targets, np.full_like(weight, share), shape), dloss)
 
 
 @chapter.wrong("cross_entropy_backward", "the gradient is divided by all positions; divide by the tokens that count.")
 def divided_by_all(saved: tuple, dloss: float = 1.0) -> Array:
-    mask = saved[2]
-    return layers.cross_entropy_backward(saved, dloss) * saved[0].dtype.type(mask.mean())
+    _, _, weight, _ = saved
+    return cross_entropy_backward(saved, dloss * int((weight > 0).sum()) / weight.size)
 
 
 @chapter.wrong("cross_entropy_backward", "the gradient is not divided by the number of tokens that count.")
 def not_divided(saved: tuple, dloss: float = 1.0) -> Array:
-    mask = saved[2]
-    return layers.cross_entropy_backward(saved, dloss) * saved[0].dtype.type(max(mask.sum(), 1))
+    _, _, weight, _ = saved
+    return cross_entropy_backward(saved, dloss * max(int((weight > 0).sum()), 1))
 
 
 @chapter.wrong("cross_entropy_backward", "the 1 at the target is not subtracted: these are the probabilities alone.")
 def no_onehot(saved: tuple, dloss: float = 1.0) -> Array:
-    probs, _, _, weight, shape = saved
-    return (probs * (weight * probs.dtype.type(dloss))[:, None]).reshape(shape)
+    probs, _, weight, shape = saved
+    return (probs * (weight * dloss)[:, None]).reshape(shape)
 
 
 @chapter.wrong("cross_entropy_backward", "dloss is not used: the gradient is proportional to it.")
 def dloss_ignored(saved: tuple, dloss: float = 1.0) -> Array:
     del dloss
-    return layers.cross_entropy_backward(saved)
+    return cross_entropy_backward(saved)
 
 
 # --- 8.8 tied embeddings
