@@ -8,6 +8,7 @@ import pytest
 
 from minillama.errors import UsageError
 from minillama.tokenizer import Framing, Tokenizer, from_folder, from_gguf, from_llama2c, from_sentencepiece
+from minillama.tokenizer.sentencepiece import build_model
 from tests.tokenizer.models import byte_level_fields, trained_sentencepiece
 from tests.tokenizer.texts import TEXTS
 
@@ -59,13 +60,15 @@ def test_the_hash_of_what_came_from_llama2c(tmp_path: Path) -> None:
 
 def test_other_tokenizers_have_other_hashes() -> None:
     model = trained_sentencepiece()
-    framed = from_sentencepiece(model, Framing(bos_id=2, eos_id=1))
+    pieces = from_sentencepiece(model).pieces
     tokenizers = [
         from_sentencepiece(model),
-        framed,
+        from_sentencepiece(model, Framing(bos_id=2, eos_id=1)),
         from_sentencepiece(trained_sentencepiece(vocab_size=380)),
-        from_sentencepiece(trained_sentencepiece(add_dummy_prefix=False)),
         from_sentencepiece(trained_sentencepiece(normalization_rule_name="nfkc")),
+        from_sentencepiece(build_model(pieces, add_space=False, where="")),
+        from_sentencepiece(build_model(pieces, collapse_spaces=True, where="")),
+        from_sentencepiece(build_model([*pieces[:-1], pieces[-1]._replace(score=-1e6)], where="")),
         from_gguf(byte_level_fields()),
         from_gguf(byte_level_fields("llama-bpe")),
         from_gguf(byte_level_fields(merges=["l l", "h e", "he ll"])),
