@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from minillama.backend import Array, Device
 from minillama.errors import MinillamaError, UsageError
+from minillama.training.threads import usable_cores
 
 if TYPE_CHECKING:
     from minillama.training.mpi import MPI
@@ -103,7 +105,8 @@ def connected(device: Device) -> Iterator[Communicator]:
 
     An exception that leaves the block is raised on; when this process then ends, so do the other ranks, which may wait
     for it where no exception can reach them. Before that rank 0 has two seconds to say what all ranks may have met,
-    so that it is said once.
+    so that it is said once. Meanwhile the BLAS of each rank keeps to its part of the machine's cores: more threads than
+    cores, which wait for each other in every product, would be many times slower.
     """
     started = _ranks_started()
     hosts = None if started is None else _start_mpi(started)
@@ -111,12 +114,13 @@ def connected(device: Device) -> Iterator[Communicator]:
         yield SingleProcess()
         return
     try:
-        if device == "cpu":
-            yield hosts
-        else:
-            from minillama.training.nccl import NCCL
+        with threadpool_limits(max(1, usable_cores() // hosts.local_size), "blas"):
+            if device == "cpu":
+                yield hosts
+            else:
+                from minillama.training.nccl import NCCL
 
-            yield NCCL(hosts)
+                yield NCCL(hosts)
     except BaseException as error:
         hosts.end_all_at_exit(error)
         if hosts.rank > 0:

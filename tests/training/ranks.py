@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import typer
+from threadpoolctl import threadpool_info
 
 from minillama.backend import Device, to_device, to_host
 from minillama.cli import OneLineErrors
@@ -25,7 +26,7 @@ from minillama.training.adamw import AdamW, clip_factor, global_norm
 from minillama.training.distributed import Communicator, connected, gather, share, share_of_rows
 from minillama.training.losses import next_token_loss
 from minillama.training.schedule import CosineSchedule
-from minillama.training.threads import Threads
+from minillama.training.threads import Threads, usable_cores
 from minillama.training.workers import Workers
 
 app = typer.Typer(cls=OneLineErrors, pretty_exceptions_enable=False)
@@ -152,6 +153,16 @@ def fails_alone() -> None:
         if comm.rank == comm.size - 1:
             raise MinillamaError("the disk is full")
         comm.barrier()
+
+
+@app.command()
+def cores() -> None:
+    """The BLAS of all ranks together takes no more than the machine has."""
+    before = [found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas"]
+    with connected("cpu") as comm:
+        part = max(1, usable_cores() // comm.size)
+        assert {found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas"} <= {part}
+    assert before == [found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas"]
 
 
 @app.command()

@@ -26,7 +26,7 @@ def run(count: int, *arguments: object, mpi: bool = True) -> subprocess.Complete
     return subprocess.run(
         [*start, sys.executable, "-m", "tests.training.ranks", *map(str, arguments)],
         cwd=ROOT,
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        env={"OPENBLAS_NUM_THREADS": "1", **os.environ},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -97,6 +97,12 @@ def test_ranks_and_threads_give_the_losses_of_one() -> None:
     for count, threads, micro_batch in [(1, 2, 2), (2, 1, 4), (2, 2, 2), (3, 1, 1)]:
         losses = json.loads(output(count, "train", threads, micro_batch, mpi=count > 1))
         np.testing.assert_allclose(losses, alone, rtol=1e-6)
+
+
+@needs_mpi
+def test_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "4")
+    output(2, "cores")
 
 
 @needs_mpi
