@@ -23,6 +23,7 @@ from minillama.miniature.world import (
     Character,
     Entity,
     Place,
+    capital,
 )
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -43,11 +44,10 @@ def listed(names: Sequence[object]) -> str:
 
 
 class Page:
-    """A text of facts as it is being written: lines, and what was said in which words."""
+    """A text of facts as it is being written: its choices, and whether any of what it says is held out."""
 
     def __init__(self, chooser: Chooser) -> None:
         self.chooser = chooser
-        self.lines: list[str] = []
         self.held_out = False
 
     def fact(self, lines: Lines, entity: Entity, relation: Relation, pronoun: bool = False) -> str:
@@ -85,29 +85,29 @@ class Page:
 
 
 def portrait(page: Page) -> str:
-    """Who somebody is, and four to seven facts about them."""
+    """Who somebody is, and three to six facts more about them."""
     who = page.chooser.pick(CHARACTERS)
     first, *rest = OF[who]
-    page.lines.append(page.fact(first.statements, who, first))
+    lines = [page.fact(first.statements, who, first)]
     for relation in page.some(rest, page.chooser.pick((3, 4, 5, 6))):
-        page.lines.append(page.fact(relation.statements, who, relation, pronoun=True))
-    return " ".join(page.lines)
+        lines.append(page.fact(relation.statements, who, relation, pronoun=True))
+    return " ".join(lines)
 
 
 def place(page: Page) -> str:
     """Where a place lies, who lives there and what one does there."""
     where = page.chooser.pick(PLACES)
-    for relation in page.some(OF[where], 2):
-        page.lines.append(page.fact(relation.statements, where, relation))
+    lines = [page.fact(relation.statements, where, relation) for relation in page.some(OF[where], 2)]
     if DWELLERS[where] and page.chooser.chance(0.6):
-        page.lines.append(dwellers(page, where))
+        lines.append(dwellers(page, where))
     doings = page.some(range(len(where.doings)), page.chooser.pick((1, 2, 3)))
     page.content(PLACES.index(where), doings[0], len(doings))
-    page.lines += [page.text("doing", P=where, doing=where.doings[doing][0]) for doing in doings]
-    return " ".join(page.lines)
+    lines += [page.text("doing", P=where, doing=where.doings[doing][0]) for doing in doings]
+    return " ".join(lines)
 
 
 def dwellers(page: Page, where: Place) -> str:
+    """Who lives there."""
     who = DWELLERS[where]
     return page.text("dwellers" if len(who) > 1 else "one dweller", who=listed(who), P=where)
 
@@ -143,18 +143,19 @@ def talk(page: Page) -> str:
 
 
 def census(page: Page) -> str:
-    """Who lives somewhere, or who likes a colour, and how many that is."""
+    """Who lives somewhere, or who likes a colour, and perhaps how many that is."""
     if page.chooser.chance(0.6):
         where = page.chooser.pick(INHABITED)
-        question, answer, who = page.text("ask dwellers", P=where), dwellers(page, where), DWELLERS[where]
-        page.content(PLACES.index(where), len(question), len(answer))
+        position, who = INHABITED.index(where), DWELLERS[where]
+        question, answer = page.text("ask dwellers", P=where), dwellers(page, where)
     else:
         colour = page.chooser.pick(LOVED)
-        who = FANS[colour]
+        position, who = LOVED.index(colour), FANS[colour]
         question = page.text("ask fans", colour=colour)
         answer = page.text("fans" if len(who) > 1 else "one fan", who=listed(who), colour=colour)
-        page.content(COLOURS.index(colour), len(question), len(answer))
-    if len(who) > 1 and page.chooser.chance(0.5):
+    counted = len(who) > 1 and page.chooser.chance(0.5)
+    page.content(position, len(who), counted)
+    if counted:
         answer += " " + page.text("how many", n=NUMBERS[len(who)])
     return asked(page, [(question, answer)])
 
@@ -165,9 +166,8 @@ def names(page: Page) -> str:
     n = page.chooser.pick((2, 3, 4, 5))
     drawn = page.some(range(len(members)), n)
     page.content(drawn[0], drawn[1], n)
-    answer = listed([members[i] for i in drawn])
     question = page.text("name some", n=NUMBERS[n], **{"class": name})
-    return asked(page, [(question, f"{answer[0].upper()}{answer[1:]}.")])
+    return asked(page, [(question, page.text("named", who=capital(listed([members[i] for i in drawn]))))])
 
 
 def total(page: Page) -> str:
@@ -184,7 +184,7 @@ def total(page: Page) -> str:
         page.text("more" if adds else "fewer", m=NUMBERS[m], **roles),
         page.text("sum", n=NUMBERS[n + m if adds else n - m], **roles),
     ]
-    return " ".join(line[0].upper() + line[1:] for line in lines)
+    return " ".join(lines)
 
 
 INHABITED = tuple(place for place in PLACES if DWELLERS[place])
