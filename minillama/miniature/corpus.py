@@ -1,9 +1,9 @@
 """The corpus: an endless stream of documents about the valley, each with its split and its information.
 
 **Held out** is content, never a line. A story is held out by its topic, the (hero, thing, place) that is drawn first;
-whoever else is in it plays a part of their own and is free. A page of facts is held out by what it says in which words,
-such as (who, relation, line of the phrases). `chooser.held_out` is the rule. Any two of the three are met in training,
-and so is every fact, in other words; only the combination is new. The rule is the world's and the same for every seed.
+whoever else is in it is free. A page of facts is held out by what it says in which words,
+such as (who, relation, line of the phrases). Any two of the three are met in training, and so is every fact, in other
+words; only the combination is new. The rule is `chooser.held_out`, the same for every seed.
 
 **Entropy.** `Story.nats` is −log p of the document's derivation under the whole generator: kind, topic, title, questions
 and the decision to end included. The sum over documents by the sum of their bytes (`entropy`) estimates the generator's

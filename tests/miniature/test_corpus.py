@@ -131,6 +131,16 @@ def test_heroes_have_what_they_own(documents: list[Story]) -> None:
     assert seen > 0
 
 
+def test_the_same_text_has_the_same_information(documents: list[Story]) -> None:
+    """Two derivations of one text would mostly differ in their probability."""
+    nats: dict[str, float] = {}
+    again = 0
+    for story in documents:
+        again += story.text in nats
+        assert nats.setdefault(story.text, story.nats) == pytest.approx(story.nats, abs=1e-9), story.text
+    assert again > 30
+
+
 def test_entropy_is_below_what_words_alone_need(documents: list[Story]) -> None:
     assert 0.08 < entropy(documents) < 0.13
     assert all(story.nats > 0 for story in documents)
