@@ -65,6 +65,7 @@ def _attention_case(
 
 
 LEFT_PADDED = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]], bool)
+RAGGED = np.arange(9) >= np.array([[3], [0], [7]])  # three texts of nine, padded on the left
 COUNTED = np.array([[1, 0, 1], [0, 0, 1]], bool)
 
 CASES = [
@@ -107,6 +108,10 @@ CASES = [
     _attention_case("window of one", 1, 4, 4, H=2, K=1, D=4, window=1),
     _attention_case("window, cache and padding", 2, 3, 5, H=2, K=1, D=4, mask=LEFT_PADDED, window=2),
     _attention_case("one new token in a window", 2, 1, 5, H=2, K=1, D=4, mask=LEFT_PADDED, window=3),
+    _attention_case("three long texts", 3, 9, 9, H=2, K=1, D=2),
+    _attention_case("three long texts, padded", 3, 9, 9, H=2, K=2, D=2, mask=RAGGED),
+    _attention_case("three long texts in a window", 3, 9, 11, H=2, K=1, D=2, window=3),
+    _attention_case("three long texts, padded, in a window", 3, 9, 9, H=2, K=1, D=2, mask=RAGGED, window=4),
     Case("swiglu", layers.swiglu, layers.swiglu_backward, naive.swiglu, (normal(2, 3, 4), normal(2, 3, 4, seed=1))),
     Case(
         "cross_entropy",
@@ -121,6 +126,22 @@ CASES = [
         _cross_entropy_backward,
         naive.cross_entropy,
         (normal(2, 3, 7), np.array([[6, -100, 2], [-100, 99, 5]]), COUNTED),
+    ),
+    Case(
+        "cross_entropy, a part of a larger batch",
+        layers.cross_entropy,
+        _cross_entropy_backward,
+        naive.cross_entropy,
+        (normal(2, 3, 7), np.array([[6, 0, 2], [2, 2, 5]])),
+        {"count": 8.0},
+    ),
+    Case(
+        "cross_entropy, masked, a part of a larger batch",
+        layers.cross_entropy,
+        _cross_entropy_backward,
+        naive.cross_entropy,
+        (normal(2, 3, 7), np.array([[6, -100, 2], [-100, 99, 5]]), COUNTED),
+        {"count": 0.5},
     ),
     Case(
         "cross_entropy, nothing counts",

@@ -59,10 +59,12 @@ def swiglu(gate: np.ndarray, up: np.ndarray) -> np.ndarray:
     return y
 
 
-def cross_entropy(logits: np.ndarray, targets: np.ndarray, mask: np.ndarray | None = None) -> float:
+def cross_entropy(
+    logits: np.ndarray, targets: np.ndarray, mask: np.ndarray | None = None, count: float | None = None
+) -> float:
     losses = []
     for at in np.ndindex(targets.shape):
         if mask is None or mask[at]:
             total = sum(math.exp(value) for value in logits[at])
             losses.append(math.log(total) - logits[at][targets[at]])
-    return sum(losses) / len(losses) if losses else 0.0
+    return sum(losses) / (len(losses) if count is None else count) if losses else 0.0

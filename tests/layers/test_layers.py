@@ -10,20 +10,23 @@ import pytest
 from minillama import layers
 from minillama.layers import gradcheck
 from tests.conftest import Arrays
-from tests.layers.cases import CASES, Case, forward_of, normal
+from tests.layers.cases import CASES, COUNTED, Case, forward_of, normal
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
-@pytest.fixture(params=[False, True], ids=["one block", "small blocks"])
+@pytest.fixture(params=[None, (2, 1, 1), (4, 4 * 2 * 9 * 2, 8)], ids=["one block", "small blocks", "uneven blocks"])
 def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ops take their rows in blocks, and attention its queries and sequences: all at once, and one or two by two."""
+    """Ops take their rows in blocks, and attention its queries and sequences: all at once, one or two by two, and so
+    that something is left over: of nine queries one, of three sequences one.
+    """
     import sys
 
     if request.param:
-        monkeypatch.setattr(sys.modules["minillama.layers.attention"], "QUERIES", 2)
-        monkeypatch.setattr(sys.modules["minillama.layers.attention"], "CACHED", 1)
-        monkeypatch.setattr(sys.modules["minillama.layers.blocks"], "CACHED", 1)
+        queries, scores, numbers = request.param
+        monkeypatch.setattr(sys.modules["minillama.layers.attention"], "QUERIES", queries)
+        monkeypatch.setattr(sys.modules["minillama.layers.attention"], "CACHED", scores)
+        monkeypatch.setattr(sys.modules["minillama.layers.blocks"], "CACHED", numbers)
 
 
 @pytest.mark.usefixtures("block")
@@ -39,6 +42,7 @@ def test_backward_equals_central_differences(case: Case) -> None:
     gradcheck(forward_of(case), case.backward, *case.inputs)
 
 
+@pytest.mark.usefixtures("block")
 @each_case
 def test_float32_on_every_library(case: Case, arrays: Arrays) -> None:
     """float32 gives the float64 numbers to rounding, in float32, on NumPy, on a GPU, and under a GPU's rules."""
@@ -102,6 +106,37 @@ def test_attention_of_a_query_that_sees_nothing_is_zero() -> None:
     assert np.all(out[:, :2] == 0) and np.all(out[:, 2] != 0)
     dq, dk, dv = layers.attention_backward(np.ones_like(out), saved)
     assert np.all(dq[:, :2] == 0) and np.all(dk[:, :2] == 0) and np.all(dv[:, :2] == 0)
+
+
+@pytest.mark.usefixtures("block")
+@pytest.mark.parametrize("window", [None, 2])
+def test_what_sees_nothing_stays_finite_in_float32(arrays: Arrays, window: int | None) -> None:
+    """A sum of no exponentials, and gradients and scores as large as they come: no NaN, no infinity, no warning."""
+    seen = np.array([[0, 0, 0, 0, 0, 1], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]], bool)
+    q, k, v = (arrays.put(1e10 * normal(3, 6, 2, 4, seed=i).astype(np.float32)) for i in range(3))
+    out, saved = layers.attention(q, k, v, mask=arrays.put(seen), window=window)
+    dout = arrays.put(np.full((3, 6, 2, 4), 1e15, np.float32))
+    for result in (out, *layers.attention_backward(dout, saved)):
+        assert np.all(np.isfinite(arrays.get(result)))
+        assert np.all(arrays.get(result)[2] == 0)
+    assert np.all(arrays.get(out)[0, :5] == 0) and np.all(arrays.get(out)[0, 5] != 0)
+
+
+@pytest.mark.usefixtures("block")
+@pytest.mark.parametrize("mask", [None, COUNTED], ids=["all count", "masked"])
+def test_cross_entropy_overwrites_when_told(arrays: Arrays, mask: np.ndarray | None) -> None:
+    targets, exact = arrays.put(np.array([[6, 0, 2], [2, 2, 5]])), normal(2, 3, 7).astype(np.float32)
+    logits = arrays.put(exact)
+    expected_loss, expected = layers.cross_entropy(logits, targets, arrays.put(mask))
+    np.testing.assert_array_equal(arrays.get(logits), exact)
+    loss, saved = layers.cross_entropy(logits, targets, arrays.put(mask), overwrite=True)
+    assert arrays.get(loss) == arrays.get(expected_loss)
+    dlogits = layers.cross_entropy_backward(saved)
+    np.testing.assert_array_equal(arrays.get(dlogits), arrays.get(expected[0]))
+    np.testing.assert_array_equal(arrays.get(logits), arrays.get(dlogits))  # it is where the logits were
+    half = layers.cross_entropy_backward(saved, 0.5)
+    np.testing.assert_array_equal(arrays.get(half), arrays.get(expected[0]) / 2)
+    np.testing.assert_array_equal(arrays.get(logits), arrays.get(dlogits))
 
 
 def test_masked_infinities_stay_out_of_the_loss() -> None:
