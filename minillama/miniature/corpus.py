@@ -1,16 +1,16 @@
 """The corpus: an endless stream of documents about the valley, each with its split and its information.
 
 **Held out** is content, never a line. A story is held out by its topic, the (hero, thing, place) that is drawn first;
-whoever else is in it is free. A page of facts is held out by what it says in which words,
-such as (who, relation, line of the phrases). Any two of the three are met in training, and so is every fact, in other
-words; only the combination is new. The rule is `chooser.held_out`, the same for every seed.
+whoever else is in it is free. A page of facts is held out by what it says in which words, such as (who, relation, line
+of the phrases). Any two of the three are met in training, and so is every fact, in other words; only the combination is
+new. The rule is `chooser.held_out`, the same for every seed.
 
-**Entropy.** `Story.nats` is −log p of the document's derivation under the whole generator: kind, topic, title, questions
-and the decision to end included. The sum over documents by the sum of their bytes (`entropy`) estimates the generator's
-entropy in nats per byte, from above: exactly where no text has two derivations. The documents of one split come from
-the generator *given that split*: −log p(text | split) = nats + log P(split). In training that is 0.05 nats a document
-less; in validation it is 3.0 less, of about 37, but only for one who knows what is held out. A model that takes the
-unseen combinations to be as likely as the others can reach `entropy(validation)` and no less.
+**Entropy.** `Story.nats` is −log p of the document's derivation under the whole generator: its kind, topic, title and
+questions and the decision to end included. The sum over documents by the sum of their bytes (`entropy`) estimates the
+generator's entropy in nats per byte, from above: exactly where no text has two derivations. The documents of one split
+come from the generator *given that split*: −log p(text | split) = nats + log P(split). In training that is 0.05 nats a
+document less; in validation it is 3.0 less, of about 37, but only for one who knows what is held out. A model that
+takes the unseen combinations to be as likely as the others can reach `entropy` of the validation documents, no less.
 """
 
 from __future__ import annotations
