@@ -111,9 +111,9 @@ _STORY = {
     "sad": """
         {S} was (sad|very sad|so sad|unhappy).
         {S} sat down and cried.
-        {A.His} eyes filled with tears.
+        {S} had tears in {A.his} eyes.
         {S} did not want to (eat|sing|play) any more.
-        A tear ran down {A.his} (nose|face).
+        {S} cried, and a tear ran down {A.his} (nose|face).
         {S} (could not laugh|did not feel like {A.hobby}) any more.
         """,
     "ask seen": """
@@ -180,7 +180,7 @@ _STORY = {
         {S} was (glad|happy|so happy|full of joy).
         {S} (laughed|smiled|jumped for joy|sang).
         {S} felt warm inside.
-        {A.His} (face|heart) was bright with joy.
+        {S} was bright with joy(, face and heart| from head to foot).
         {S} (danced|jumped) around and around.
         "Hooray!" cried {A}.
         """,
@@ -547,7 +547,7 @@ _STORY = {
         """,
     "guilt": """
         {S} could not sleep that night.
-        {A.His} heart was heavy as a stone.
+        {S} had a heart as heavy as a stone.
         {X.The} was no fun any more.
         {S} had {X.the}, but {A.he} was not happy.
         """,
