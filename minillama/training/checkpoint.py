@@ -95,14 +95,12 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
 
     def prune(self, step: int, best: int | None) -> None:
-        """Remove all but the `keep_last` newest up to `step` and that of the step `best`; and what a kill has left."""
+        """Remove all but the `keep_last` newest up to `step` and that of the step `best`."""
         past = [known for known in self.steps() if known <= step]
         kept = {*past[-self.keep_last :], best}
         for known in self.steps():  # a later one is damaged, or the run would not be here
             if known not in kept:
                 shutil.rmtree(self.path(known), ignore_errors=True)
-        for left in self.folder.glob(".step-*.partial"):
-            shutil.rmtree(left, ignore_errors=True)
 
     def load(self, step: int, dtype: DTypeLike = np.float32) -> Saved:
         """The checkpoint after `step` steps. Raises MinillamaError where it is damaged."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
@@ -211,26 +212,24 @@ def pretrain(job: Job, folder: RunFolder, comm: Communicator, overwrite: bool = 
     share_of_rows(comm, job.recipe.batch_size)  # too many ranks are noticed before anything is written
     share_of_rows(comm, job.recipe.batch_size)  # raises before anything is written
     settings = job.settings()
-    if comm.rank == 0:
-        folder.begin(settings, overwrite)
-    comm.barrier()
-    if result := folder.result():
-        return Progress.from_json(folder.record, result), True
-    if comm.rank == 0:
-        _prepare(job, folder)
-    comm.barrier()
-    data = TokenData(job.source if is_prepared(job.source) else folder.data)
-    config = replace(job.config, vocab_size=data.vocab_size)
-    model = job.initial or Llama.init(config, job.seed, device=job.device)
-    if model.config.vocab_size != data.vocab_size:
-        raise MinillamaError(
-            f"{data.folder}: expected tokens of the model's vocabulary of {model.config.vocab_size}, "
-            f"found one of {data.vocab_size}"
+    with folder.begun(settings, overwrite) if comm.rank == 0 else nullcontext():
+        comm.barrier()
+        if result := folder.result():
+            return Progress.from_json(folder.record, result), True
+        if comm.rank == 0:
+            _prepare(job, folder)
+        comm.barrier()
+        data = TokenData(job.source if is_prepared(job.source) else folder.data)
+        model = job.initial or Llama.init(replace(job.config, vocab_size=data.vocab_size), job.seed, device=job.device)
+        if model.config.vocab_size != data.vocab_size:
+            raise MinillamaError(
+                f"{data.folder}: expected tokens of the model's vocabulary of {model.config.vocab_size}, "
+                f"found one of {data.vocab_size}"
+            )
+        stage = Pretraining(
+            data, job.recipe.seq_len, job.recipe.batch_size, job.seed, prompt=job.prompt, recompute=job.recompute
         )
-    stage = Pretraining(
-        data, job.recipe.seq_len, job.recipe.batch_size, job.seed, prompt=job.prompt, recompute=job.recompute
-    )
-    return train(model, stage, job.options, folder, settings, tokenizer=data.tokenizer, comm=comm), False
+        return train(model, stage, job.options, folder, settings, tokenizer=data.tokenizer, comm=comm), False
 
 
 def _prepare(job: Job, folder: RunFolder) -> None:

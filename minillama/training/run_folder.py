@@ -9,6 +9,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from minillama.training.checkpoint import sync, sync_folder
 from minillama.weights import Checkpoint
 from minillama.weights.checkpoint import read_json
 
+LOCK = ".lock"
 Settings = dict[str, Any]  # what a run's numbers depend on, as JSON holds it
 
 
@@ -32,23 +36,26 @@ class RunFolder:
             self.path / name for name in ("checkpoints", "data", "tensorboard")
         )
 
-    def begin(self, settings: Settings, overwrite: bool = False) -> None:
-        """Begin the run, or find the one to go on with.
+    @contextmanager
+    def begun(self, settings: Settings, overwrite: bool = False) -> Iterator[None]:
+        """Begin the run, or find the one to go on with; for as long as the block lasts no other process can.
 
         overwrite: remove the run that is there. Raises UsageError where the folder holds a run of other settings, or
-        something that is no run.
+        something that is no run; MinillamaError where another process is at it.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path}: expected a folder to write to, found a file")
-        if self.record.is_file():
+        if not self.exists() and self.path.is_dir() and not all(map(self._ours, self.path.iterdir())):
+            raise UsageError(f"{self.path}: expected a new folder, an empty one or a run's, found something else")
+        if self.exists() and not overwrite:
+            check_settings(self.record, read_json(self.record).get("settings"), settings)
+        with locked(self.path / LOCK):
+            self._sweep()
             if overwrite:
                 self._clear()
-            else:
-                check_settings(self.record, read_json(self.record).get("settings"), settings)
-                return
-        elif self.path.is_dir() and any(not self._begun(entry) for entry in self.path.iterdir()):
-            raise UsageError(f"{self.path}: expected a new folder, an empty one or a run's, found something else")
-        self._write(settings, None)
+            if not self.exists():
+                self._write(settings, None)
+            yield
 
     def exists(self) -> bool:
         """Whether there is a run, ended or not."""
@@ -74,9 +81,15 @@ class RunFolder:
             shutil.rmtree(partial, ignore_errors=True)
         self._write(settings, result)
 
-    def _begun(self, entry: Path) -> bool:
-        """Whether a file is a `run.json` that a kill has kept from being finished."""
-        return entry.name.startswith(self.record.name)
+    def _ours(self, entry: Path) -> bool:
+        """Whether a file can be there before `run.json` is: a kill has kept it from being finished."""
+        return entry.name == LOCK or entry.name.startswith(self.record.name)
+
+    def _sweep(self) -> None:
+        """Remove what a kill has left half-written."""
+        for pattern in (".*.partial", ".final", f"{self.record.name}.*.part", "tokenizer.model.*.part"):
+            for left in [*self.path.glob(pattern), *self.checkpoints.glob(pattern)]:
+                _remove(left)
 
     def _write(self, settings: Settings, result: dict[str, Any] | None) -> None:
         write_bytes(self.record, (json.dumps({"settings": settings, "result": result}, indent=1) + "\n").encode())
@@ -84,10 +97,41 @@ class RunFolder:
     def _clear(self) -> None:
         """Remove everything, `run.json` last: a kill on the way leaves what can be overwritten again."""
         for entry in sorted(self.path.iterdir(), key=lambda entry: entry == self.record):
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
+            if entry.name != LOCK:
+                _remove(entry)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, which the system lets go of when the process ends, however it does.
+
+    Raises MinillamaError where another process holds it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise MinillamaError(f"{path.parent}: cannot be written ({error.strerror or error})") from None
+    with file:
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
             else:
-                entry.unlink()
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise MinillamaError(f"{path.parent}: another process is training here") from None
+        yield
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def check_settings(place: Path, found: Any, expected: Settings) -> None:

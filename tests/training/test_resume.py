@@ -75,7 +75,7 @@ def test_killed_twenty_times_it_ends_with_the_same_bits(tmp_path: Path) -> None:
             Checkpoints(tmp_path / name / "checkpoints").load(STEPS).optimizer[file] for name in ("whole", "killed")
         ]
         assert states[0].tobytes() == states[1].tobytes()
-    assert not list(folder.rglob("*.partial"))
+    assert not [path for path in folder.rglob("*") if "part" in path.name or path.name == ".final"]
 
 
 WAITING = """
@@ -252,20 +252,54 @@ def test_a_trainer_state_that_is_none(tmp_path: Path) -> None:
 def test_overwrite_begins_again(tmp_path: Path) -> None:
     stopped(tmp_path, 13)
     place = RunFolder(tmp_path)
-    place.begin({"stage": "another"}, overwrite=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    with place.begun({"stage": "another"}, overwrite=True):
+        assert {path.name for path in tmp_path.iterdir()} == {"run.json", ".lock"}
     assert place.result() is None
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     for overwrite in (False, True):
-        with pytest.raises(UsageError, match="expected a new folder, an empty one or a run's, found something else"):
-            RunFolder(tmp_path).begin({}, overwrite)
+        with (
+            pytest.raises(UsageError, match="expected a new folder, an empty one or a run's, found something else"),
+            RunFolder(tmp_path).begun({}, overwrite),
+        ):
+            pass
     file = tmp_path / "thesis.tex"
-    with pytest.raises(UsageError, match="expected a folder to write to, found a file"):
-        RunFolder(file).begin({})
+    with pytest.raises(UsageError, match="expected a folder to write to, found a file"), RunFolder(file).begun({}):
+        pass
     assert file.read_text() == "years of work"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_kills_have_left_is_swept_away(tmp_path: Path) -> None:
+    stopped(tmp_path, 13)
+    left = [
+        tmp_path / ".final" / "config.json",
+        tmp_path / "..final.12.partial" / "model.safetensors",
+        tmp_path / ".log.jsonl.12.partial",
+        tmp_path / "run.json.12.part",
+        tmp_path / "checkpoints" / ".step-000012.partial" / "config.json",
+        tmp_path / "checkpoints" / "..step-000012.partial.12.partial" / "config.json",
+    ]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    run(tmp_path, 30)
+    found = {path.name for path in [*tmp_path.iterdir(), *(tmp_path / "checkpoints").iterdir()]}
+    expected = {".lock", "run.json", "log.jsonl", "checkpoints", "config.json", "model.safetensors"}
+    assert found == expected | {"step-000028", "step-000030", "step-000024"}
+
+
+def test_two_processes_in_one_folder(tmp_path: Path) -> None:
+    process = start(tmp_path, 1000, script=WAITING)
+    wait_for(tmp_path / "begun", process)
+    with pytest.raises(MinillamaError, match="another process is training here"):
+        run(tmp_path, 30)
+    process.kill()
+    process.communicate()
+    _, progress = run(tmp_path, 30)
+    assert progress.step == 30
 
 
 def test_a_run_json_that_a_kill_left_half_written(tmp_path: Path) -> None:

@@ -68,9 +68,9 @@ def run(folder: Path, steps: int, stage: Counting | None = None, **changes: Any)
     """Train a fresh model in `folder`, or go on with it."""
     place = RunFolder(folder)
     settings = SETTINGS | {"steps": steps}
-    place.begin(settings)
     model = Llama.init(CONFIG, seed=3)
-    return model, train(model, stage or Counting(), options(steps, **changes), place, settings)
+    with place.begun(settings):
+        return model, train(model, stage or Counting(), options(steps, **changes), place, settings)
 
 
 def ends_itself(step: int, delay: float) -> Callable[[int], None]:
