@@ -1,8 +1,9 @@
-"""Every derivation of a small grammar, by replaying the choices of a `Chooser` in all ways."""
+"""Every derivation of a small grammar, by replaying the choices of a `Chooser` in all ways; how odd counts are."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -54,3 +55,12 @@ def derivations(write: Callable[[Chooser], str]) -> Iterator[tuple[str, float]]:
         if not taken:
             return
         path = [*taken[:-1], taken[-1] + 1]
+
+
+def surprise(counts: Counter, expected: dict[object, float]) -> float:
+    """Pearson's χ² of the counts, in standard deviations above its mean."""
+    n = sum(counts.values())
+    assert set(counts) <= set(expected)
+    chi2 = sum((counts[k] - n * p) ** 2 / (n * p) for k, p in expected.items())
+    freedom = len(expected) - 1
+    return (chi2 - freedom) / math.sqrt(2 * freedom)

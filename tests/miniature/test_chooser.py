@@ -13,17 +13,7 @@ from minillama.miniature import facts
 from minillama.miniature.chooser import Chooser, held_out, phrases, variants
 from minillama.miniature.stories import Tale, Topic
 from minillama.miniature.world import CHARACTER, PLACES, THINGS
-from tests.miniature.derivations import derivations
-
-
-def surprise(counts: Counter, expected: dict[object, float]) -> float:
-    """Pearson's χ² of the counts, in standard deviations above its mean."""
-    n = sum(counts.values())
-    assert set(counts) <= set(expected)
-    chi2 = sum((counts[k] - n * p) ** 2 / (n * p) for k, p in expected.items())
-    freedom = len(expected) - 1
-    return (chi2 - freedom) / math.sqrt(2 * freedom)
-
+from tests.miniature.derivations import derivations, surprise
 
 CHOICES: dict[str, tuple[Callable[[Chooser], object], dict[object, float]]] = {
     "pick": (lambda c: c.pick("abcdefg"), dict.fromkeys("abcdefg", 1 / 7)),

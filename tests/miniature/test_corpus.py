@@ -12,10 +12,12 @@ import pytest
 from minillama.errors import UsageError
 from minillama.miniature import Story, corpus, entropy
 from minillama.miniature.chooser import held_out
+from minillama.miniature.corpus import MIXTURE
 from minillama.miniature.fact_phrases import RELATIONS
 from minillama.miniature.facts import ENTITIES, FACTS
 from minillama.miniature.stories import PLOTS, holders, questions
 from minillama.miniature.world import HEROES, PLACES, THINGS
+from tests.miniature.derivations import surprise
 
 GOLDEN = "674838daa65f6698ed3085aa5c28e6fac24ede6d14d4c119d249f2a8d2cd6859"  # of the first texts of seed 0
 
@@ -50,6 +52,15 @@ def test_all_kinds_come_and_about_one_in_twenty_is_held_out(documents: list[Stor
     assert len(kinds) == len(PLOTS) + 7
     assert 0.04 < sum(held.values()) / len(documents) < 0.07
     assert all(0.005 < held[kind] / n < 0.2 for kind, n in kinds.items())
+
+
+def test_kinds_and_topics_are_as_frequent_as_their_nats_say(documents: list[Story]) -> None:
+    plots = {plot.__name__: MIXTURE["story"] / len(PLOTS) for plot in PLOTS}
+    pages = {kind: p for kind, p in MIXTURE.items() if kind != "story"}
+    assert surprise(Counter(story.kind for story in documents), plots | pages) < 4
+    topics = [story.topic for story in documents if story.topic]
+    for role, options in (("hero", HEROES), ("thing", THINGS), ("place", PLACES)):
+        assert surprise(Counter(getattr(topic, role) for topic in topics), dict.fromkeys(options, 1 / len(options))) < 4
 
 
 def test_stories_are_split_by_their_topic(documents: list[Story]) -> None:
