@@ -169,9 +169,7 @@ class TensorBoard(Log):
             from tensorboard.compat.proto import event_pb2, summary_pb2
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError:
-            raise UsageError(
-                "--tensorboard: TensorBoard is not installed (pip install 'minillama[tensorboard]')"
-            ) from None
+            raise UsageError("--tensorboard: not installed (pip install 'minillama[tensorboard]')") from None
         self._events, self._summaries = event_pb2, summary_pb2
         self._writer = EventFileWriter(str(folder))
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
