@@ -2,9 +2,12 @@
 arXiv:2305.13245).
 
 H query heads share K key/value heads: G = H/K neighbouring query heads read the same one. The queries of a group stand
-side by side, so that keys and values are never repeated. Scores are made a block at a time, the keys along the first
-axis and a block of queries along the last, small enough to stay in a core's cache from the product that makes them to
-the product that uses them; a block of a causal attention needs no key after its own last position.
+side by side, (B, K, T*G, D), so that keys and values are never repeated.
+
+Scores are made a block at a time: t queries of b sequences with the s keys that they may see, of which none comes
+after the last of the queries. A block of scores is (b, K, s, t*G), keys first, and small enough to stay in a core's
+cache from the product that makes it to the product that uses it. What is kept of it is E = e^(score - highest) and
+1 / Σ E; their product, the softmax, is never written.
 """
 
 from __future__ import annotations
@@ -42,9 +45,9 @@ def attention(
         scores = keys[rows, :, seen] @ q[rows, :, queries].swapaxes(2, 3)  # (b, K, s, D) @ (b, K, D, t*G)
         if hidden is not None:
             xp.copyto(scores[:, :, -hidden.shape[2] :], -math.inf, where=hidden)
-        total = _exp_and_sum(xp, scores)  # (b, K, 1, t*G)
+        total = _exp_and_sum(xp, scores)  # (b, K, 1, t*G); from here on `scores` holds E
         inverse = (1 / total).swapaxes(2, 3)  # (b, K, t*G, 1)
-        # The sum divides t*G rows of D numbers here, and not s * t*G scores.
+        # out = (E v) / Σ E: the sum divides t*G rows of D numbers, and not s * t*G exponentials.
         out[rows, :, queries] = scores.swapaxes(2, 3) @ values[rows, :, seen]  # (b, K, t*G, s) @ (b, K, s, D)
         out[rows, :, queries] *= inverse
         if keep:
@@ -97,10 +100,11 @@ def _blocks(
 ) -> Iterator[tuple[slice, slice, slice, Array | None]]:
     """For each block: its sequences, its queries in (B, K, T*G, D), the keys they may see, and which pairs are hidden.
 
-    What is hidden is (1 or b, 1, s', t*G) bool for the last s' of the keys; the others are seen by all.
+    What is hidden is (1 or b, 1, s', t*G) bool for the last s' of the keys, the others are seen by all; or None.
     """
     past = S - T  # query t stands at position past + t
     size = QUERIES if xp is np else 4 * QUERIES
+    # As many sequences as have CACHED scores together. On a GPU, all: there a block is a launch, and nothing is cached.
     sequences = max(1, CACHED // (min(T, size) * G * K * S)) if xp is np else B
     for start in range(0, T, size):
         stop = min(start + size, T)
@@ -110,11 +114,12 @@ def _blocks(
         hidden = None
         if stop - start > 1:
             query = xp.repeat(xp.arange(past + start, last), G)  # (t*G,)
+            # Without a window or padding, all keys before the block are seen: only the block's own triangle is hidden.
             key = xp.arange(past + start if window is None and mask is None else first, last)[:, None]  # (s', 1)
             hidden = key > query  # (s', t*G)
             if window is not None:
                 hidden |= key <= query - window
-            hidden = hidden[None, None]
+            hidden = hidden[None, None]  # (1, 1, s', t*G)
         for row in range(0, B, sequences):
             rows = slice(row, min(row + sequences, B))
             if mask is None:

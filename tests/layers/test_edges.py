@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import numpy as np
 import pytest
 
 from minillama import layers
 from minillama.config import RopeScaling
+from tests.fake_gpu import library as gpu
 from tests.layers.cases import normal
 
 
@@ -66,3 +70,31 @@ def test_rotations_of_every_row_of_positions() -> None:
     for row, step in np.ndindex(2, 4):
         angles = positions[row, step] * frequencies
         np.testing.assert_allclose(rotations[row, step], np.cos(angles) + 1j * np.sin(angles), rtol=1e-14, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("library", "T", "rows", "queries"),
+    [
+        (np, 10, [(0, 2), (2, 3)], [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)]),
+        (np, 1, [(0, 3)], [(0, 1)]),  # a single query has fewer scores, and more sequences fit
+        (gpu, 10, [(0, 3)], [(0, 8), (8, 10)]),  # fewer and larger launches
+    ],
+    ids=["cpu", "cpu, one query", "gpu"],
+)
+def test_blocks_of_attention(
+    library: Any,
+    T: int,
+    rows: list[tuple[int, int]],
+    queries: list[tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of each sequence and head QUERIES at a time, and of sequences as many as have CACHED scores together."""
+    module = sys.modules["minillama.layers.attention"]
+    monkeypatch.setattr(module, "QUERIES", 2)
+    monkeypatch.setattr(module, "CACHED", 2 * (2 * 4 * 10) + 3)  # of two sequences with 2 queries, 4 heads and 10 keys
+    q, k = (library.asarray(normal(3, n, h, 2).astype(np.float32)) for n, h in ((T, 4), (10, 2)))
+    _, (*_, blocks) = layers.attention(q, k, k)
+    expected = [
+        (slice(*of), slice(2 * start, 2 * stop), slice(0, 10 - T + stop)) for start, stop in queries for of in rows
+    ]
+    assert [block[:3] for block in blocks] == expected
