@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,9 @@ class MPI:
         return x
 
     def barrier(self) -> None:
-        self._all.Barrier()
+        waiting = self._all.Ibarrier()
+        while not waiting.Test():  # rank 0 may be preparing data for minutes: MPI's own waiting would take a whole core
+            time.sleep(0.001)
 
     def end_all_at_exit(self, error: BaseException) -> None:
         """When this process ends because of `error`, all others end at once, and `mpiexec` with its exit code."""

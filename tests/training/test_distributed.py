@@ -58,7 +58,7 @@ def few_gpus(count: int) -> str | None:
 
 
 @needs_mpi
-@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("count", [2, 4])
 @pytest.mark.parametrize("kind", KINDS)
 def test_functions_equal_numpy(kind: str, count: int, tmp_path: Path) -> None:
     done = output(count, "functions", tmp_path, *options(kind, count))
@@ -66,7 +66,7 @@ def test_functions_equal_numpy(kind: str, count: int, tmp_path: Path) -> None:
 
 
 @needs_mpi
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_divided_state_gives_adamw(kind: str, count: int) -> None:
     output(count, "optimizer", 2, *options(kind, count))
@@ -77,11 +77,10 @@ def test_one_process_is_the_same_optimizer() -> None:
 
 
 @needs_mpi
-@pytest.mark.parametrize("before_and_after", [(2, 3), (3, 1), (1, 2)])
-def test_resume_with_another_number_of_ranks(before_and_after: tuple[int, int], tmp_path: Path) -> None:
+def test_resume_with_another_number_of_ranks(tmp_path: Path) -> None:
     """The sums are exact, so the bits are those of one rank that went through."""
     output(1, "resume", tmp_path / "whole.npz", 5, mpi=False)
-    for count, steps in zip(before_and_after, (2, 3), strict=True):
+    for count, steps in ((2, 1), (3, 2), (1, 2)):
         output(count, "resume", tmp_path / "parts.npz", steps, mpi=count > 1)
     with np.load(tmp_path / "whole.npz") as whole, np.load(tmp_path / "parts.npz") as parts:
         assert whole.files == ["params", "m", "v", "steps"] and whole["steps"] == 5
@@ -94,7 +93,7 @@ def test_ranks_and_threads_give_the_losses_of_one() -> None:
     """Ten steps of one global batch; what differs is the order of float32 sums."""
     alone = np.array(json.loads(output(1, "train", 1, 8, mpi=False)))
     assert alone[0] > 4.1 and alone[-1] < 2.8  # ln 64 = 4.16 at first, and it learns
-    for count, threads, micro_batch in [(1, 2, 2), (2, 1, 4), (2, 2, 2), (3, 1, 1)]:
+    for count, threads, micro_batch in [(1, 2, 2), (2, 1, 4), (3, 2, 1)]:
         losses = json.loads(output(count, "train", threads, micro_batch, mpi=count > 1))
         np.testing.assert_allclose(losses, alone, rtol=1e-6)
 
