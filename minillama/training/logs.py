@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from tqdm import tqdm
@@ -16,6 +17,7 @@ from minillama.errors import MinillamaError, UsageError
 from minillama.weights.writing import replaced_file
 
 SILENCE = 30.0  # seconds between two lines where there is no terminal
+SAMPLE_WIDTH = 160  # characters of a sample that the terminal shows; log.jsonl has it all
 
 Record = dict[str, Any]  # "step", and what there is to say of it
 
@@ -139,7 +141,7 @@ class Terminal(Log):
             numbers = ", ".join(f"{name.replace('_', ' ')} {x:.4f}" for name, x in record["validation"].items())
             self.say(f"step {record['step']}: validation {numbers}")
         elif "sample" in record:
-            self.say(f"step {record['step']}: {' '.join(record['sample'].split())}")
+            self.say(f"step {record['step']}: {shorten(record['sample'], SAMPLE_WIDTH, placeholder=' …')}")
 
     def say(self, line: str) -> None:
         if self._bar.disable:

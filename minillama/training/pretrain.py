@@ -6,9 +6,10 @@ import hashlib
 import math
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from minillama import catalog, layers, weights
@@ -28,6 +29,7 @@ from minillama.training.distributed import Communicator, share_of_rows
 from minillama.training.loop import Options, Progress, train
 from minillama.training.losses import next_token_loss
 from minillama.training.run_folder import RunFolder, Settings
+from minillama.training.threads import ONE_THREAD, Threads
 from minillama.training.workers import Batch
 
 VALIDATION_TOKENS = 1 << 16  # of the held-out split, from its beginning; fewer where it has fewer
@@ -48,11 +50,14 @@ class Pretraining:
         *,
         prompt: str = "",
         recompute: bool = False,
+        threads: int | None = None,
     ) -> None:
         """seq_len, batch_size: of a batch's windows. seed: of their order, and of the samples. prompt: what samples
-        begin with. recompute: see `Llama.forward`. Raises MinillamaError where the text is too short.
+        begin with. recompute: see `Llama.forward`. threads: that validate, None for all cores. Raises MinillamaError
+        where the text is too short.
         """
         self.data, self.seed, self.prompt, self.recompute = data, seed, prompt, recompute
+        self.threads = Threads(threads)
         self.windows = Windows(data.train, seq_len, batch_size, seed)
 
     def batch(self, step: int) -> Batch:
@@ -73,15 +78,12 @@ class Pretraining:
         split, seq_len = self.data.validation, self.windows.seq_len
         if len(split) < 2:
             return {}
-        nats, count = 0.0, 0
-        batches = in_order(split, seq_len, batch_size=max(1, 2048 // seq_len))
-        for batch in islice(batches, math.ceil(VALIDATION_TOKENS / max(2048, seq_len))):
-            hidden, _ = model.forward(batch["tokens"])
-            mask = model.xp.asarray(batch["loss_mask"])
-            loss, _ = layers.cross_entropy(model.logits(hidden), model.xp.asarray(batch["targets"]), mask)
-            nats += float(loss) * int(batch["loss_mask"].sum())
-            count += int(batch["loss_mask"].sum())
-        loss = nats / count
+        rows = micro_batch(seq_len)
+        batches = [*islice(in_order(split, seq_len, rows), -(-VALIDATION_TOKENS // (rows * seq_len)))]
+        threads = self.threads if model.xp is np else ONE_THREAD
+        measured = threads.each(lambda worker: [_nats(model, batch) for batch in batches[worker :: threads.count]])
+        counted = sum(int(batch["loss_mask"].sum()) for batch in batches)
+        loss = math.fsum(chain(*measured)) / counted
         return {"loss": loss, "nats_per_byte": loss * len(split) / split.bytes, "perplexity": math.exp(min(loss, 700))}
 
     def sample(self, model: Llama) -> str:
@@ -99,6 +101,14 @@ class Pretraining:
             tokenizer=tokenizer,
         )[0]
         return self.prompt + completion.text
+
+
+def _nats(model: Llama, batch: Batch) -> float:
+    """Cross-entropy of a batch, summed over the targets that count."""
+    targets, mask = (model.xp.asarray(batch[name]) for name in ("targets", "loss_mask"))
+    with np.errstate(over="ignore", invalid="ignore"):  # the number says it
+        hidden, _ = model.forward(batch["tokens"])
+        return float(layers.cross_entropy(model.logits(hidden), targets, mask, count=1.0, overwrite=True)[0])
 
 
 @dataclass(frozen=True)
@@ -227,7 +237,13 @@ def pretrain(job: Job, folder: RunFolder, comm: Communicator, overwrite: bool = 
                 f"found one of {data.vocab_size}"
             )
         stage = Pretraining(
-            data, job.recipe.seq_len, job.recipe.batch_size, job.seed, prompt=job.prompt, recompute=job.recompute
+            data,
+            job.recipe.seq_len,
+            job.recipe.batch_size,
+            job.seed,
+            prompt=job.prompt,
+            recompute=job.recompute,
+            threads=job.options.threads,
         )
         return train(model, stage, job.options, folder, settings, tokenizer=data.tokenizer, comm=comm), False
 

@@ -253,11 +253,13 @@ def log_length(out: Path) -> int:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
 def test_a_bar_on_a_terminal(text: Path, tmp_path: Path) -> None:
     import pty
+    import termios
 
     reader, writer = pty.openpty()
+    termios.tcsetwinsize(writer, (24, 120))
     arguments = ["--data", text, "--out", tmp_path / "run", *SIZE, "--steps", 150]
     command = [sys.executable, "-m", "minillama", "pretrain", *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=writer, env={**os.environ, "COLUMNS": "120"})
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=writer)
     os.close(writer)
     shown = b""
     while True:
