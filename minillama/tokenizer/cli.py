@@ -31,7 +31,8 @@ def train(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="A text or JSONL file, a folder of them, or a name: miniature, tinystories."
+            metavar="SOURCE",
+            help="A .txt or .jsonl file (or .gz of it), a folder of them, or a name: miniature, tinystories, …",
         ),
     ],
     vocab_size: Annotated[

@@ -98,12 +98,13 @@ def _sample(sentences: Iterable[bytes], most: int, seed: int) -> list[bytes]:
     for count, sentence in enumerate(sentences, 1):
         if count <= most:
             kept.append(sentence)
-        elif (place := int(rng.random() * count)) < most:  # random() alone is the same in every version of Python
+        # of all methods, random() alone is the same in every Python
+        elif (place := int(rng.random() * count)) < most:
             kept[place] = sentence
     return kept
 
 
-def _train(sample: list[bytes], vocab_size: int, character_coverage: float, where: str) -> bytes:
+def _train(sample: list[bytes], vocab_size: int, coverage: float, where: str) -> bytes:
     from sentencepiece import SentencePieceTrainer
 
     model = io.BytesIO()
@@ -112,12 +113,13 @@ def _train(sample: list[bytes], vocab_size: int, character_coverage: float, wher
             sentence_iterator=iter(sample),
             model_writer=model,
             vocab_size=vocab_size,
-            character_coverage=character_coverage,
+            character_coverage=coverage,
             minloglevel=2,  # errors only, and those are raised
             **LLAMA2,
         )
     except (RuntimeError, ValueError, OSError) as error:
-        raise MinillamaError(f"{where}: {_in_our_words(str(error), vocab_size)}") from None
+        reason = _in_our_words(str(error), vocab_size)
+        raise MinillamaError(f"{where}: {reason}") from None
     return model.getvalue()
 
 
