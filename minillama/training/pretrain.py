@@ -219,7 +219,6 @@ def pretrain(job: Job, folder: RunFolder, comm: Communicator, overwrite: bool = 
 
     Returns where the run is, and whether it had ended before. Raises UsageError where the folder holds another run.
     """
-    share_of_rows(comm, job.recipe.batch_size)  # too many ranks are noticed before anything is written
     share_of_rows(comm, job.recipe.batch_size)  # raises before anything is written
     settings = job.settings()
     with folder.begun(settings, overwrite) if comm.rank == 0 else nullcontext():
