@@ -41,6 +41,7 @@ types: $(READY)
 
 bench: $(READY) ## speed of this machine, side by side with the engines that are installed
 	$(BIN)/python -m minillama bench decode
+	$(BIN)/python -m benchmarks.train --rounds 1
 
 lock: ## write requirements.txt anew from pyproject.toml (needs uv: pip install uv)
 	uv pip compile --quiet --universal --python-version 3.11 --extra book --extra dev --upgrade \
