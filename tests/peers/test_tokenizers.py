@@ -10,10 +10,11 @@ import pytest
 import transformers
 
 from minillama.chat import LLAMA2, ChatTemplate, builtin
-from minillama.tokenizer import Tokenizer, from_folder, from_gguf, from_llama2c, from_sentencepiece
+from minillama.tokenizer import Tokenizer, from_folder, from_gguf, from_llama2c, from_sentencepiece, train
 from tests.data import data_file, smollm2_gguf
 from tests.dialogues import BENIGN
 from tests.tokenizer.models import byte_level_fields, trained_sentencepiece
+from tests.tokenizer.test_training import STORY
 from tests.tokenizer.texts import TEXTS, random_texts
 
 TEXTS_HERE = TEXTS + random_texts(400, seed=7)
@@ -34,6 +35,7 @@ MAKERS = {
     "tok512.bin": lambda: (from_llama2c(data_file("weights/tok512.bin"), 512), LLAMA2),
     "smollm2": _smollm2,
     "trained": lambda: (from_sentencepiece(trained_sentencepiece()), LLAMA2),
+    "our settings": lambda: (train([STORY, *TEXTS], 600), LLAMA2),
     "symbols": lambda: (from_sentencepiece(trained_sentencepiece(user_defined_symbols="<sep>")), LLAMA2),
     **{
         pre: lambda pre=pre: (from_gguf(byte_level_fields(pre)), builtin("chatml"))
