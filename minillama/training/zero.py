@@ -77,7 +77,7 @@ class Optimizer:
         self.adamw.steps = int(state["steps"])
 
     def _gathered(self, own: Array) -> np.ndarray:
-        """The whole of which each rank has the share `own`, on the host; None is needed but on rank 0."""
+        """The whole, on the host, of which each rank has the share `own`."""
         if self.comm.size == 1:
             return to_host(own)
         whole = np.empty(self.params.shape, self.params.dtype)
