@@ -18,6 +18,7 @@ from minillama.training.adamw import clip_factor
 from minillama.training.loop import PATIENCE, Options
 from minillama.training.workers import Batch
 from minillama.weights import load
+from tests.conftest import Arrays
 from tests.training.tiny import CONFIG, ROWS, Counting, run
 
 
@@ -80,6 +81,24 @@ def test_the_same_seed_gives_the_same_bits(tmp_path: Path) -> None:
     for name, p in first.params.items():
         assert p.tobytes() == second.params[name].tobytes()
     assert losses(tmp_path / "first").tobytes() == losses(tmp_path / "second").tobytes()
+
+
+def test_on_any_device(tmp_path: Path, arrays: Arrays) -> None:
+    """Stopped and gone on with too: what is saved is on the host, what is trained on the device."""
+    if arrays.name == "fake-gpu":
+        pytest.skip("a step reads its loss back, which the imagined GPU forbids")
+    expected, _ = run(tmp_path / "host", 12)
+    for steps_done in (5, 12):
+        model = Llama(CONFIG, arrays.put(Llama.init(CONFIG, seed=3).params))
+        if steps_done == 5:
+            with pytest.raises(MinillamaError, match="diverged in step 6"):
+                run(tmp_path / "device", 12, Diverging(5, loss=float("nan")), model)
+        else:
+            run(tmp_path / "device", 12, model=model)
+    np.testing.assert_allclose(losses(tmp_path / "device"), losses(tmp_path / "host"), rtol=1e-4)
+    for name, p in model.params.items():
+        assert type(p) is type(arrays.put(np.zeros(1)))
+        np.testing.assert_allclose(arrays.get(p), expected.params[name], rtol=0, atol=1e-4)
 
 
 class Diverging(Counting):

@@ -64,11 +64,13 @@ def options(steps: int, **changes: Any) -> Options:
     return Options(steps, **standard | changes)
 
 
-def run(folder: Path, steps: int, stage: Counting | None = None, **changes: Any) -> tuple[Llama, Progress]:
-    """Train a fresh model in `folder`, or go on with it."""
+def run(
+    folder: Path, steps: int, stage: Counting | None = None, model: Llama | None = None, **changes: Any
+) -> tuple[Llama, Progress]:
+    """Train a fresh model, or the one given, in `folder`; or go on with it."""
     place = RunFolder(folder)
     settings = SETTINGS | {"steps": steps}
-    model = Llama.init(CONFIG, seed=3)
+    model = model or Llama.init(CONFIG, seed=3)
     with place.begun(settings):
         return model, train(model, stage or Counting(), options(steps, **changes), place, settings)
 
