@@ -5,7 +5,7 @@
 
 When 10.1 and 10.5 are right, your learning rate and your update train a model:
 
-    minillama exercises run --with ch10 -- pretrain --help
+    minillama exercises run --with ch10 -- pretrain --out runs/mine
 
 p parameters, g their gradient, m and v the two moments, lr the learning rate of this step, which is step 1, 2, …
 """
