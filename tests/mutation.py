@@ -22,7 +22,7 @@ from types import ModuleType
 
 import pytest
 
-MODULES = ["linear", "embedding", "rmsnorm", "rope", "attention", "swiglu", "cross_entropy"]
+MODULES = ["blocks", "linear", "embedding", "rmsnorm", "rope", "attention", "swiglu", "cross_entropy"]
 SECONDS = 20  # for the tests on one mutant: a change can make a loop endless
 WITHOUT = [f"-pno:{plugin}" for plugin in ("cacheprovider", "unraisableexception", "threadexception", "logging")]
 
@@ -36,15 +36,20 @@ EQUIVALENT = {
     "rope_frequencies: np.clip((turns": "the middle one of three numbers, whatever their order",
     "rope_frequencies: head_dim > 2 -> head_dim > 3": "a head's width is even",
     "attention: if keep": "only memory: the result is dropped at the end",
-    "_blocks: if stop - start > 1": "a single query sees all keys that are left: a bias of zeros",
-    "_blocks: stop - start": "the same",
-    "_blocks: None if hidden is None": "where(None, …) is a bias of zeros",
-    "_blocks: dtype.type(0)": "the softmax does not change when 1 is added to every score that counts",
-    "cross_entropy: xp.where(mask, targets, 0)": "a masked target may be any index, its loss is dropped",
-    "cross_entropy: xp.where(mask, loss, 0)": "what is masked has no weight",
-    "cross_entropy: probs.sum(axis=-1, keepdims=True) -> probs.sum(axis=1": "rows has two axes: 1 is -1",
-    "cross_entropy: rows.max(axis=-1, keepdims=True) -> rows.max(axis=1": "the same",
-    "cross_entropy_backward: xp.where(mask[:, None], probs, 0)": "what is masked has no weight",
+    "_blocks: past + start if window is None and mask is None else first -> past + start if False": "more is compared,"
+    " and no more is hidden",
+    "_blocks: past + start -> past": "the same",
+    "_blocks: past + start -> start": "the same",
+    "_exp_and_sum: total += total == 0 -> total -= total == 0": "no exponentials over -1 are 0, too",
+    "cross_entropy: xp.where(mask.reshape(-1), targets, 0)": "a masked target may be any index, its loss is dropped",
+    "cross_entropy: xp.where(mask.reshape(-1), losses, 0)": "what is masked has no weight",
+    "cross_entropy: d.sum(axis=-1) -> d.sum(axis=1": "d has two axes: 1 is -1",
+    "cross_entropy: rows[block].max(axis=-1, keepdims=True) -> rows[block].max(axis=1": "the same",
+    "row_blocks: max(1, rows) -> max(2, rows)": "a block ends where the rows end",
+    "swiglu: x.reshape(-1, F) -> x.reshape(F, -1)": "every number is on its own, however they are put in rows",
+    "swiglu: rows[0] -> rows[1]": "all have as many rows",
+    "swiglu_backward: x.reshape(-1, F) -> x.reshape(F, -1)": "as in swiglu",
+    "swiglu_backward: rows[0] -> rows[1]": "as in swiglu",
 }
 
 _OPERATORS: dict[type, type] = {
@@ -78,7 +83,7 @@ _FUNCTIONS |= {
 }
 
 
-SYMMETRIC = {"maximum", "minimum", "max", "min", "swapaxes", "result_type"}  # of their first two arguments
+SYMMETRIC = {"maximum", "minimum", "max", "min", "multiply", "swapaxes", "result_type"}  # of their first two arguments
 
 
 def variations(node: ast.AST) -> Iterator[ast.AST]:

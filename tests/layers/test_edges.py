@@ -49,6 +49,7 @@ def test_cross_entropy_of_one_counted_token() -> None:
 def test_cross_entropy_backward_of_the_loss_itself() -> None:
     _, saved = layers.cross_entropy(normal(2, 5), np.array([1, 4]))
     np.testing.assert_array_equal(layers.cross_entropy_backward(saved), layers.cross_entropy_backward(saved, 1.0))
+    assert layers.cross_entropy_backward(saved) is saved[0]  # the largest array of a step is not copied
 
 
 def test_embedding_of_no_tokens() -> None:
@@ -73,25 +74,28 @@ def test_rotations_of_every_row_of_positions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "T", "rows", "queries"),
+    ("library", "T", "cached", "rows", "queries"),
     [
-        (np, 10, [(0, 2), (2, 3)], [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)]),
-        (np, 1, [(0, 3)], [(0, 1)]),  # a single query has fewer scores, and more sequences fit
-        (gpu, 10, [(0, 3)], [(0, 8), (8, 10)]),  # fewer and larger launches
+        (np, 10, 163, [(0, 2), (2, 3)], [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)]),
+        (np, 10, 79, [(0, 1), (1, 2), (2, 3)], [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)]),  # at least one
+        (np, 1, 163, [(0, 3)], [(0, 1)]),  # a single query has fewer scores, and more sequences fit
+        (gpu, 10, 163, [(0, 3)], [(0, 8), (8, 10)]),  # fewer and larger launches
     ],
-    ids=["cpu", "cpu, one query", "gpu"],
 )
 def test_blocks_of_attention(
     library: Any,
     T: int,
+    cached: int,
     rows: list[tuple[int, int]],
     queries: list[tuple[int, int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of each sequence and head QUERIES at a time, and of sequences as many as have CACHED scores together."""
+    """Of each sequence and head QUERIES at a time, and of sequences as many as have CACHED scores together. Here
+    a sequence has 80: 2 queries of 4 heads with 10 keys.
+    """
     module = sys.modules["minillama.layers.attention"]
     monkeypatch.setattr(module, "QUERIES", 2)
-    monkeypatch.setattr(module, "CACHED", 2 * (2 * 4 * 10) + 3)  # of two sequences with 2 queries, 4 heads and 10 keys
+    monkeypatch.setattr(module, "CACHED", cached)
     q, k = (library.asarray(normal(3, n, h, 2).astype(np.float32)) for n, h in ((T, 4), (10, 2)))
     _, (*_, blocks) = layers.attention(q, k, k)
     expected = [
