@@ -16,7 +16,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-book: $(READY) ## run and build the book: book/_build/html/index.html
+# The book's own model is trained first, unless it is there or was begun: then the command goes on. A run of other
+# settings, or a damaged one, is begun again; 130 is Ctrl-C.
+MINIATURE := -m minillama pretrain --preset mini --data miniature --out runs/mini/base
+book: $(READY) ## train the miniature (minutes, once), run and build the book: book/_build/html/index.html
+	@$(BIN)/python $(MINIATURE) || { [ $$? -le 2 ] && echo "make: the miniature is trained anew" >&2 && $(BIN)/python $(MINIATURE) --overwrite; }
 	$(BIN)/jupyter-book build -W --keep-going book
 	@echo "Open book/_build/html/index.html"
 
@@ -48,7 +52,7 @@ lock: ## write requirements.txt anew from pyproject.toml (needs uv: pip install 
 	  --annotation-style line --custom-compile-command "make lock" --output-file requirements.txt pyproject.toml
 
 clean: ## remove the virtual environment and everything that was built
-	rm -rf $(VENV) book/_build build dist minillama.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) book/_build runs/mini build dist minillama.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find minillama tests book exercises benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The Python that the user gave, else the first of a supported version.

@@ -1,4 +1,5 @@
-"""What the chapters of the book use: the package's own source on the page, figures, tables, numbers for the prose.
+"""What the chapters of the book use: the package's own source on the page, figures, tables, numbers for the prose, and
+what lies beside them in the checkout: results that were measured, runs that `make book` makes.
 
 Needs the `book` extra (matplotlib, IPython); nothing else in the package imports this module.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +21,8 @@ from IPython.display import Markdown, display
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 import minillama
+from minillama.errors import MinillamaError
+from minillama.training.run_folder import RunFolder
 
 # Told apart by people with any kind of colour vision, and at least 3:1 against white. The book's pages replace each by
 # a lighter one when the reader chooses dark.
@@ -117,3 +121,29 @@ def glue(**values: object) -> None:
             raw=True,
             metadata={"scrapbook": {"name": name, "mime_prefix": prefix}},
         )
+
+
+def find(path: str, made_by: str) -> Path:
+    """A file or folder of the checkout, such as "book/results/x.json": in the working folder or one above it, else
+    where the package lies. Raises MinillamaError where it is missing, with the command that it is `made_by`.
+    """
+    for place in (Path.cwd(), *Path.cwd().parents, Path(minillama.__file__).parents[1]):
+        if (place / path).exists():
+            return place / path
+    raise MinillamaError(f"{path}: expected what `{made_by}` makes, found nothing")
+
+
+def run(name: str = "mini/base") -> RunFolder:
+    """The run of that name in `runs`. Raises MinillamaError where it is missing or has not ended."""
+    folder = RunFolder(find(f"runs/{name}/run.json", "make book").parent)
+    if folder.result() is None:
+        raise MinillamaError(f"runs/{name}: expected a run that has ended, found one that has not; `make book` goes on")
+    return folder
+
+
+def read_log(run: RunFolder) -> list[dict[str, Any]]:
+    """The records of a run's `log.jsonl`, in order; what they hold is said in `minillama.training.logs`."""
+    try:
+        return [json.loads(line) for line in run.log.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise MinillamaError(f"{run.log}: cannot be read ({error}); `make clean book` makes it again") from None

@@ -27,10 +27,15 @@ CHAPTER = re.compile(r"chapters/(\d+)_")
 
 
 def set_cache_path(app: Sphinx, config: Any) -> None:
-    """Name the cache of executed cells by the package's sources: a change of minillama runs the chapters anew."""
+    """Name the cache of executed cells by what they read: a change of minillama, of measured results or of the run that
+    `make book` trains runs the chapters anew.
+    """
     digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
+    read = [*PACKAGE.rglob("*.py")]
+    for pattern in ("book/results/*.json", "benchmarks/results/*.json", "runs/mini/*/run.json"):
+        read += Path(app.srcdir).parent.glob(pattern)
+    for path in sorted(read):
+        digest.update(os.path.relpath(path, PACKAGE).encode() + b"\0" + path.read_bytes())
     config.nb_execution_cache_path = str(Path(app.outdir).parent / "cache" / digest.hexdigest()[:16])
 
 
