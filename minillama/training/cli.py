@@ -166,10 +166,13 @@ def _report(folder: RunFolder, job: Job, progress: Progress, before: bool) -> No
     table = Table(title=str(folder.path), title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim", min_width=15)
     table.add_column(justify="right")
+    table.add_column()
     table.add_row("parameters", f"{job.config.param_count():,}")
     table.add_row("tokens", f"{progress.tokens:,}")
     for name, value in progress.validation.items():
         table.add_row(name.replace("_", " "), f"{value:.4f}")
+    if progress.best_step not in (None, progress.step):
+        table.add_row("lowest loss", f"{progress.best_loss:.4f}", f"checkpoints/step-{progress.best_step:06d}")
     table.add_row("time", f"{progress.seconds:.1f} s")
     table.add_row("tokens/s", f"{progress.tokens / progress.seconds:,.0f}")
     Console(highlight=False).print(table)

@@ -176,7 +176,12 @@ def train(
     settings = json.loads(json.dumps(settings))  # as it will be read again
     checkpoints = Checkpoints(folder.checkpoints, options.keep_last)
     workers = Workers(model, options.threads or max(1, usable_cores() // comm.local_size))
-    how = {"threads": workers.threads.count, "ranks": comm.size, "micro_batch": options.micro_batch}
+    how = {
+        "device": model.device,
+        "ranks": comm.size,
+        "threads": workers.threads.count,
+        "micro_batch": options.micro_batch,
+    }
 
     saved, notices = checkpoints.newest(model.dtype)
     progress = Progress()
@@ -224,9 +229,9 @@ def _open_logs(folder: RunFolder, options: Options, step: int, comm: Communicato
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What changes the order of sums, and so their last bits."""
-    changed = [f"{now[name]} {name.replace('_', ' ')}, before {before.get(name)}" for name in now]
-    changed = [text for text, name in zip(changed, now, strict=True) if now[name] != before.get(name)]
-    return [f"{'; '.join(changed)}: from here the numbers agree to rounding, not to the bit"] if changed else []
+    changed = [name for name in now if now[name] != before.get(name)]
+    told = ", ".join(f"{name.replace('_', ' ')} {now[name]} (before {before.get(name)})" for name in changed)
+    return [f"{told}: from here the numbers agree to rounding, not to the bit"] if changed else []
 
 
 @dataclass
@@ -242,7 +247,7 @@ class _Trainer:
     comm: Communicator
     checkpoints: Checkpoints
     workers: Workers
-    how: dict[str, int]
+    how: dict[str, Any]
     optimizer: Optimizer
     log: Log
     progress: Progress
@@ -307,11 +312,10 @@ class _Trainer:
     def stop_if(self, diverged: bool, found: str) -> None:
         """Raise MinillamaError, with `found`, where training has `diverged`."""
         if diverged:
-            good = (
-                "there is no checkpoint yet" if self.saved is None else f"good is {self.checkpoints.path(self.saved)}"
-            )
+            good = "none" if self.saved is None else self.checkpoints.path(self.saved)
             raise MinillamaError(
-                f"training diverged in step {self.progress.step + 1}: {found}; {good}; a lower learning rate may help"
+                f"training diverged in step {self.progress.step + 1}: {found}; last good checkpoint: {good}; "
+                "a lower learning rate may help"
             )
 
     def validate_and_save(self) -> None:

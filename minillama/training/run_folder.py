@@ -17,10 +17,10 @@ from typing import Any
 
 from minillama import weights
 from minillama.errors import MinillamaError, UsageError
-from minillama.tokenizer.atomic import write_bytes
 from minillama.training.checkpoint import sync, sync_folder
 from minillama.weights import Checkpoint
 from minillama.weights.checkpoint import read_json
+from minillama.weights.writing import replaced_file
 
 LOCK = ".lock"
 Settings = dict[str, Any]  # what a run's numbers depend on, as JSON holds it
@@ -83,16 +83,19 @@ class RunFolder:
 
     def _ours(self, entry: Path) -> bool:
         """Whether a file can be there before `run.json` is: a kill has kept it from being finished."""
-        return entry.name == LOCK or entry.name.startswith(self.record.name)
+        return entry.name == LOCK or entry.name.startswith(f".{self.record.name}.")
 
     def _sweep(self) -> None:
         """Remove what a kill has left half-written."""
-        for pattern in (".*.partial", ".final", f"{self.record.name}.*.part", "tokenizer.model.*.part"):
+        for pattern in (".*.partial", ".final", "tokenizer.model.*.part"):
             for left in [*self.path.glob(pattern), *self.checkpoints.glob(pattern)]:
                 _remove(left)
 
     def _write(self, settings: Settings, result: dict[str, Any] | None) -> None:
-        write_bytes(self.record, (json.dumps({"settings": settings, "result": result}, indent=1) + "\n").encode())
+        with replaced_file(self.record) as partial:
+            partial.write_text(json.dumps({"settings": settings, "result": result}, indent=1) + "\n", encoding="utf-8")
+            sync(partial)
+        sync(self.path)
 
     def _clear(self) -> None:
         """Remove everything, `run.json` last: a kill on the way leaves what can be overwritten again."""

@@ -141,7 +141,7 @@ def test_divergence_stops_with_the_step_the_loss_and_the_last_good_checkpoint(
         run(tmp_path, 100, stage)
     message = str(stopped.value)
     good = tmp_path / "checkpoints" / "step-000008"
-    expected = rf"training diverged in step {step}: {found}; good is {re.escape(str(good))}; a lower learning rate"
+    expected = rf"training diverged in step {step}: {found}; last good checkpoint: {re.escape(str(good))}; a lower"
     assert re.match(expected, message), message
     assert "\n" not in message
     assert max(record["step"] for record in records(tmp_path)) == step - 1
@@ -172,7 +172,7 @@ def test_a_bad_update_is_not_made(tmp_path: Path) -> None:
 
 
 def test_divergence_before_any_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(MinillamaError, match="in step 1: loss nan; there is no checkpoint yet"):
+    with pytest.raises(MinillamaError, match="in step 1: loss nan; last good checkpoint: none"):
         run(tmp_path, 8, Diverging(0, loss=float("nan")))
 
 

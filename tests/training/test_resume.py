@@ -176,7 +176,7 @@ def test_with_other_threads_it_goes_on_to_rounding_and_says_so(
     model, _ = run(tmp_path / "run", 30, threads=2, micro_batch=2)
     said = capsys.readouterr().err
     assert "going on after step 12" in said
-    assert "2 threads, before 1; 2 micro batch, before 8: from here the numbers agree to rounding" in said
+    assert "threads 2 (before 1), micro batch 2 (before 8): from here the numbers agree to rounding" in said
     for name, p in model.params.items():
         np.testing.assert_allclose(p, expected.params[name], rtol=0, atol=2e-4)
 
@@ -278,7 +278,8 @@ def test_what_kills_have_left_is_swept_away(tmp_path: Path) -> None:
         tmp_path / ".final" / "config.json",
         tmp_path / "..final.12.partial" / "model.safetensors",
         tmp_path / ".log.jsonl.12.partial",
-        tmp_path / "run.json.12.part",
+        tmp_path / "tokenizer.model.12.part",
+        tmp_path / ".run.json.12.partial",
         tmp_path / "checkpoints" / ".step-000012.partial" / "config.json",
         tmp_path / "checkpoints" / "..step-000012.partial.12.partial" / "config.json",
     ]
@@ -303,7 +304,7 @@ def test_two_processes_in_one_folder(tmp_path: Path) -> None:
 
 
 def test_a_run_json_that_a_kill_left_half_written(tmp_path: Path) -> None:
-    (tmp_path / "run.json.4711.part").write_text('{"sett')
+    (tmp_path / ".run.json.4711.partial").write_text('{"sett')
     run(tmp_path, 3)
     assert load(tmp_path).config.vocab_size == 32
 
