@@ -12,7 +12,7 @@ def cross_entropy(
     """loss = -1/N Σ log softmax(logits)[target] over the positions where `mask` is true.
 
     logits: (..., V) float. targets: (...) integers in [0, V), anything where the mask is false. mask: (...) bool, None
-    for all. count: N; None for the positions that count here, other where they are a part of a larger batch.
+    for all. count: N, where these positions are a part of a larger batch; None for the number that count here.
     overwrite: let the gradient take the logits' memory, which is the largest array of a training step. Returns the
     loss in nats as a 0-d array; 0 where nothing counts.
 
@@ -30,7 +30,7 @@ def cross_entropy(
         targets = xp.where(mask.reshape(-1), targets, 0)  # a masked target may be any number, -100 for one
     losses = xp.empty(targets.shape, rows.dtype)
     for block in row_blocks(xp, len(rows), V):
-        d, at = dlogits[block], (xp.arange(len(rows[block])), targets[block])
+        d, at = dlogits[block], (xp.arange(len(rows[block])), targets[block])  # d[at]: each row's number at its target
         xp.subtract(rows[block], rows[block].max(axis=-1, keepdims=True), out=d)
         loss = -d[at]
         xp.exp(d, out=d)
@@ -48,7 +48,8 @@ def cross_entropy(
 def cross_entropy_backward(saved: tuple, dloss: Array | float = 1.0) -> Array:
     """Gradient of `cross_entropy`: (softmax(logits) - onehot(target)) / N where the mask is true, 0 elsewhere.
 
-    dloss: the gradient of the loss itself. Returns dlogits (..., V).
+    dloss: the gradient of the loss itself. Returns dlogits (..., V): where dloss is 1, the array that the forward pass
+    has made, and not a copy.
     """
     (dlogits,) = saved
     return dlogits if isinstance(dloss, float) and dloss == 1.0 else dlogits * dloss

@@ -33,7 +33,8 @@ def rmsnorm_backward(dy: Array, saved: tuple) -> tuple[Array, Array]:
     xp = get_array_module(dy)
     C = dy.shape[-1]
     dx, dweight = xp.empty(dy.shape, dy.dtype), xp.zeros_like(weight)
-    dy, normed, inverse_rms, dx_rows = (x.reshape(-1, x.shape[-1]) for x in (dy, normed, inverse_rms, dx))  # (N, C)
+    # (..., C) -> (N, C), and inverse_rms (..., 1) -> (N, 1)
+    dy, normed, inverse_rms, dx_rows = (x.reshape(-1, x.shape[-1]) for x in (dy, normed, inverse_rms, dx))
     for block in row_blocks(xp, len(dy), C):
         d, n, g = dy[block], normed[block], dx_rows[block]
         dweight += xp.einsum("nc,nc->c", d, n)
