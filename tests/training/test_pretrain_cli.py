@@ -66,7 +66,8 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_what_is_printed(trained: tuple[Path, Result]) -> None:
     out, result = trained
-    lines = {line.rpartition(" ")[0].strip(): line.rpartition(" ")[2] for line in result.stdout.splitlines()}
+    table = [line.rstrip().rpartition(" ") for line in result.stdout.splitlines()]
+    lines = {name.strip(): value for name, _, value in table}
     assert lines["tokens"] == f"{STEPS * 4 * 16}"
     validation = log(out, "validation")[-1]["validation"]
     assert float(lines["loss"]) == pytest.approx(validation["loss"], abs=1e-4)
