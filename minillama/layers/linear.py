@@ -19,8 +19,8 @@ def linear(x: Array, weight: Array) -> tuple[Array, tuple]:
     rows = x.reshape(-1, I)
     if len(rows) in FEW_ROWS and len(rows) * O < 1 << 19 and type(rows) is np.ndarray:
         # The BLAS of NumPy repacks its right-hand matrix. With few rows that is most of the work, and 10-25 % of it is
-        # saved where the large matrix stands on the left. The result's rows are then not in one piece: to read them costs
-        # more than that where the result is over 2 MB.
+        # saved where the large matrix stands on the left. The result's rows are then not in one piece: to read
+        # them costs more than that where the result is over 2 MB.
         y = (weight @ rows.T).T  # ((O, I) @ (I, N)).T -> (N, O)
     else:
         y = rows @ weight.T  # (N, I) @ (I, O) -> (N, O)
