@@ -27,7 +27,7 @@ book: $(READY) ## train the miniature (minutes, once), run and build the book: b
 test: $(READY) ## all tests that need no other engine (MINILLAMA_DATA=folder adds those on its data)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-mutate: $(READY) ## change every line of minillama/layers in turn and see that a test notices (minutes)
+mutate: $(READY) ## change every line of the layers and of AdamW in turn and see that a test notices (minutes)
 	$(BIN)/python -m tests.mutation
 
 chat: $(READY) ## bring SmolLM2-135M (93 MB) and talk to it

@@ -1,9 +1,9 @@
-"""Do the layer tests notice a wrong layer? python -m tests.mutation [MODULE ...]
+"""Do the tests notice a wrong layer, or a wrong optimizer? python -m tests.mutation [MODULE ...]
 
-Every function of minillama/layers is changed in one place at a time (an operator, a constant, a dropped term or
-statement, two arguments or results exchanged) and tests/layers is run on each of the mutants. One that passes is a
-survivor: either a test is missing or the change makes no difference, and then EQUIVALENT says why. Prints the
-survivors; exit code 1 where one has no explanation.
+Every function and method of minillama/layers, and of what updates parameters, is changed in one place at a time (an
+operator, a constant, a dropped term or statement, two arguments or results exchanged) and its tests are run on each of
+the mutants. One that passes is a survivor: either a test is missing or the change makes no difference, and then
+EQUIVALENT says why. Prints the survivors; exit code 1 where one has no explanation.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ from types import ModuleType
 
 import pytest
 
-MODULES = ["blocks", "linear", "embedding", "rmsnorm", "rope", "attention", "swiglu", "cross_entropy"]
+LAYERS = ["blocks", "linear", "embedding", "rmsnorm", "rope", "attention", "swiglu", "cross_entropy"]
+MODULES = {name: (f"minillama.layers.{name}", "tests/layers") for name in LAYERS}
+MODULES |= {
+    name: (f"minillama.training.{name}", f"tests/training/test_{name}.py") for name in ("adamw", "schedule", "workers")
+}
 SECONDS = 20  # for the tests on one mutant: a change can make a loop endless
 WITHOUT = [f"-pno:{plugin}" for plugin in ("cacheprovider", "unraisableexception", "threadexception", "logging")]
 
@@ -50,6 +54,18 @@ EQUIVALENT = {
     "swiglu: rows[0] -> rows[1]": "all have as many rows",
     "swiglu_backward: x.reshape(-1, F) -> x.reshape(F, -1)": "as in swiglu",
     "swiglu_backward: rows[0] -> rows[1]": "as in swiglu",
+    "__call__: step < self.warmup_steps -> step <=": "the peak by either formula",
+    "step: max(map(_length, bounds), default=0)": "how much room there is where nothing is to be done",
+    "global_norm: _chunks(grads, part, 0)": "squares may be cut anywhere",
+    "_chunks: CHUNK if get_array_module(array) is np": "the size of a piece is a matter of speed",
+    "_chunks: get_array_module(array) is np": "the same",
+    "_chunks: max(1, len(array)) -> max(2": "the same",
+    "_length: piece.stop - piece.start -> piece.stop": "room for more than is needed",
+    "__init__: keep_freed_memory()": "speed",
+    "__init__: threads if model.xp is np else 1 -> threads if True": "a GPU has one worker for the sake of speed",
+    "__init__: threads if model.xp is np else 1 -> threads if model.xp is np else 2": "the same",
+    "gradients: zip(*self.threads.each(work), strict=True)": "there is one",
+    "gradients: inside.start < inside.stop ->": "nothing is added to nothing",
 }
 
 _OPERATORS: dict[type, type] = {
@@ -141,10 +157,10 @@ class _Replace(ast.NodeTransformer):
 
 def mutants(module: ModuleType) -> Iterator[tuple[str, Callable, Callable]]:
     """(description, the function, the changed function) for every place in every function of `module`."""
-    for function in ast.parse(inspect.getsource(module)).body:
-        if not isinstance(function, ast.FunctionDef):
-            continue
-        function.returns = None
+    for owner, function in _functions(module):
+        for part in ast.walk(function):
+            if isinstance(part, ast.FunctionDef):
+                part.returns = None
         if ast.get_docstring(function) is not None:
             del function.body[0]
         for argument in (*function.args.args, *function.args.kwonlyargs):
@@ -154,7 +170,7 @@ def mutants(module: ModuleType) -> Iterator[tuple[str, Callable, Callable]]:
                 for argument in call.args:
                     if isinstance(argument, ast.UnaryOp):
                         argument.operand.any_negative = True  # type: ignore[attr-defined]  # -2 is as good as -1
-        original = getattr(module, function.name)
+        original = getattr(owner, function.name)
         count = sum(1 for _ in ast.walk(function))
         for index in range(count):
             for choice in range(len(list(variations(list(ast.walk(function))[index])))):
@@ -173,6 +189,16 @@ def mutants(module: ModuleType) -> Iterator[tuple[str, Callable, Callable]]:
                 scope = dict(vars(module))
                 exec(compile(tree, f"<mutant of {module.__name__}>", "exec"), scope)
                 yield f"{function.name}: {before} -> {after}", original, scope[function.name]
+
+
+def _functions(module: ModuleType) -> Iterator[tuple[object, ast.FunctionDef]]:
+    """Functions, and methods of classes, with what they are attributes of."""
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.FunctionDef):
+            yield module, node
+        if isinstance(node, ast.ClassDef):
+            owner = getattr(module, node.name)
+            yield from ((owner, part) for part in node.body if isinstance(part, ast.FunctionDef))
 
 
 def _around(node: ast.AST, function: ast.AST) -> ast.AST:
@@ -215,11 +241,12 @@ def main(names: list[str]) -> int:
     used: set[str] = set()
     started = time.perf_counter()
     for name in names or MODULES:
-        module = importlib.import_module(f"minillama.layers.{name}")
+        path, tests = MODULES[name]
+        module = importlib.import_module(path)
         found = list(mutants(module))
         total += len(found)
         for description, original, mutant in found:
-            if not survives(original, mutant, "tests/layers"):
+            if not survives(original, mutant, tests):
                 continue
             reasons = [start for start in EQUIVALENT if description.startswith(start)]
             used.update(reasons)

@@ -208,6 +208,7 @@ def test_clipped_gradients_have_the_limit_s_norm():
     [
         ({"betas": (1.0, 0.9)}, "betas"),
         ({"betas": (0.9, -0.1)}, "betas"),
+        ({"betas": (0.9, 1.0)}, "betas"),
         ({"betas": (math.nan, 0.9)}, "betas"),
         ({"eps": 0.0}, "eps"),
         ({"eps": math.nan}, "eps"),
@@ -217,6 +218,12 @@ def test_clipped_gradients_have_the_limit_s_norm():
 def test_bad_settings(settings, words):
     with pytest.raises(UsageError, match=words):
         AdamW(np.zeros(3), 3, **settings)
+
+
+def test_the_defaults_are_llama_2_s():
+    """Section 2.2 of the paper."""
+    optimizer = AdamW(np.zeros(1), 1)
+    assert (optimizer.betas, optimizer.eps, optimizer.weight_decay) == ((0.9, 0.95), 1e-5, 0.1)
 
 
 # --- parameters side by side

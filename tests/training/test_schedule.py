@@ -46,6 +46,7 @@ def test_it_rises_then_falls():
 def test_after_the_end_the_floor_stays():
     schedule = CosineSchedule(1.0, steps=10, warmup_steps=2)
     assert schedule(10) == schedule(11) == schedule(1000) == pytest.approx(0.1)
+    assert CosineSchedule(1.0, steps=3, warmup_steps=2)(3) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("warmup", [0, 3])

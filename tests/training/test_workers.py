@@ -12,7 +12,7 @@ from minillama.model import Llama
 from minillama.params import Params
 from minillama.training.adamw import AdamW, clip_factor, global_norm
 from minillama.training.losses import next_token_loss
-from minillama.training.threads import Threads
+from minillama.training.threads import Threads, usable_cores
 from minillama.training.workers import Batch, Workers
 from tests.training.steps import Arrays, below, frozen
 
@@ -195,6 +195,12 @@ def test_a_parameter_without_gradient(threads):
     assert head.stop > head.start
     assert not grads[head].any()
     assert grads[: head.start].any()
+
+
+def test_as_many_threads_as_asked_for():
+    model = model_of(RUNS["gqa"])
+    assert Workers(model, 3).threads.count == 3
+    assert Workers(model).threads.count == usable_cores()
 
 
 def test_an_error_in_a_thread_is_raised():
