@@ -6,7 +6,6 @@ whose first axis is the row, so that threads and ranks each take some rows.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from contextlib import closing
@@ -173,88 +172,72 @@ def train(
     is not made, and nothing is saved from there; and where a file cannot be read or written.
     """
     comm = SingleProcess() if comm is None else comm
-    settings = json.loads(json.dumps(settings))  # as it will be read again
-    checkpoints = Checkpoints(folder.checkpoints, options.keep_last)
-    workers = Workers(model, options.threads or max(1, usable_cores() // comm.local_size))
-    how = {
-        "device": model.device,
-        "ranks": comm.size,
-        "threads": workers.threads.count,
-        "micro_batch": options.micro_batch,
-    }
-
-    saved, notices = checkpoints.newest(model.dtype)
-    progress = Progress()
-    if saved is not None:
-        check_settings(saved.path / TRAINER, saved.trainer.get("settings"), settings)
-        progress = Progress.from_json(saved.path / TRAINER, saved.trainer.get("progress"))
-        for name, value in saved.model.params.items():
-            model.params[name][...] = model.xp.asarray(value)
-        notices += [f"going on after step {progress.step}", *_differences(saved.trainer.get("how", {}), how)]
-    optimizer = Optimizer(
-        comm, workers.params, workers.matrices, threads=workers.threads, weight_decay=options.weight_decay
-    )
-    if saved is not None:
-        optimizer.load_state(saved.optimizer)
-
-    with closing(_open_logs(folder, options, progress.step, comm)) as log, Interrupts() as interrupts:
+    trainer = _Trainer(model, stage, options, folder, settings, tokenizer, comm)
+    notices = trainer.restore()
+    with closing(trainer.open_logs()) as trainer.log, Interrupts() as interrupts:
         for notice in notices:
-            log.say(notice)
-        trainer = _Trainer(
-            model,
-            stage,
-            options,
-            folder,
-            settings,
-            tokenizer,
-            comm,
-            checkpoints,
-            workers,
-            how,
-            optimizer,
-            log,
-            progress,
-        )
+            trainer.log.say(notice)
         trainer.run(interrupts)
-    return progress
+    return trainer.progress
 
 
-def _open_logs(folder: RunFolder, options: Options, step: int, comm: Communicator) -> Log:
-    """Rank 0 logs; the others have nothing to say."""
-    if comm.rank > 0:
-        return Log()
-    logs = [JsonLines(folder.log, step), Terminal(options.steps, step)]
-    return Logs(*logs, *([TensorBoard(folder.tensorboard, step)] if options.tensorboard else []))
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What changes the order of sums, and so their last bits."""
-    changed = [name for name in now if now[name] != before.get(name)]
-    told = ", ".join(f"{name.replace('_', ' ')} {now[name]} (before {before.get(name)})" for name in changed)
-    return [f"{told}: from here the numbers agree to rounding, not to the bit"] if changed else []
-
-
-@dataclass
 class _Trainer:
-    """What `train` has made ready, and the loop itself."""
+    """One call of `train`: the loop, and what it works with."""
 
-    model: Llama
-    stage: Stage
-    options: Options
-    folder: RunFolder
-    settings: Settings
-    tokenizer: Tokenizer | None
-    comm: Communicator
-    checkpoints: Checkpoints
-    workers: Workers
-    how: dict[str, Any]
-    optimizer: Optimizer
-    log: Log
-    progress: Progress
+    def __init__(
+        self,
+        model: Llama,
+        stage: Stage,
+        options: Options,
+        folder: RunFolder,
+        settings: Settings,
+        tokenizer: Tokenizer | None,
+        comm: Communicator,
+    ) -> None:
+        self.model, self.stage, self.options, self.folder = model, stage, options, folder
+        self.settings, self.tokenizer, self.comm = settings, tokenizer, comm
+        self.schedule = options.schedule()
+        self.checkpoints = Checkpoints(folder.checkpoints, options.keep_last)
+        self.workers = Workers(model, options.threads or max(1, usable_cores() // comm.local_size))
+        self.how = {  # what the order of sums depends on, and so their last bits
+            "device": model.device,
+            "ranks": comm.size,
+            "threads": self.workers.threads.count,
+            "micro_batch": options.micro_batch,
+        }
+        self.progress = Progress()
+        self.saved: int | None = None  # the step of the newest checkpoint
+        self.log = Log()
 
-    def __post_init__(self) -> None:
-        self.schedule = self.options.schedule()
-        self.saved = self.progress.step or None  # the step of the newest checkpoint
+    def restore(self) -> list[str]:
+        """Go to the newest checkpoint that is whole, or to the beginning. Returns what there is to say about it."""
+        saved, notices = self.checkpoints.newest(self.model.dtype)
+        if saved is not None:
+            place = saved.path / TRAINER
+            check_settings(place, saved.trainer.get("settings"), self.settings)
+            self.progress = Progress.from_json(place, saved.trainer.get("progress"))
+            self.saved = self.progress.step
+            for name, value in saved.model.params.items():
+                self.model.params[name][...] = self.model.xp.asarray(value)
+            notices.append(f"going on after step {self.progress.step}")
+            notices += _changes(saved.trainer.get("how", {}), self.how)
+        workers, decay = self.workers, self.options.weight_decay
+        self.optimizer = Optimizer(
+            self.comm, workers.params, workers.matrices, threads=workers.threads, weight_decay=decay
+        )
+        if saved is not None:
+            self.optimizer.load_state(saved.optimizer)
+        return notices
+
+    def open_logs(self) -> Log:
+        """Rank 0 logs; the others have nothing to say."""
+        if self.comm.rank > 0:
+            return Log()
+        step = self.progress.step
+        logs: list[Log] = [JsonLines(self.folder.log, step), Terminal(self.options.steps, step)]
+        if self.options.tensorboard:
+            logs.append(TensorBoard(self.folder.tensorboard, step))
+        return Logs(*logs)
 
     def run(self, interrupts: Interrupts) -> None:
         """All steps that are left, or as many as there are until an interrupt."""
@@ -278,14 +261,15 @@ class _Trainer:
         part, grads = self.workers.gradients(self.loss, mine, weight, self.options.micro_batch)
         loss = math.fsum(gather(self.comm, part))
         progress.watch(loss)
-        self.stop_if(not math.isfinite(loss), f"loss {loss}")
-        self.stop_if(
-            progress.bad >= PATIENCE,
-            f"loss {loss:.4g}, for {PATIENCE} steps above {EXPLODED:g} times the mean of {progress.mean_loss:.4g}",
-        )
+        if not math.isfinite(loss):
+            raise self.diverged(step + 1, f"loss {loss}")
+        if progress.bad >= PATIENCE:
+            mean = f"{EXPLODED:g} times the mean of {progress.mean_loss:.4g}"
+            raise self.diverged(step + 1, f"loss {loss:.4g}, for {PATIENCE} steps above {mean}")
         lr = self.schedule(step)
         norm = self.optimizer.step(grads, lr, self.options.clip)
-        self.stop_if(not math.isfinite(norm), f"loss {loss:.4g}, gradient norm {norm}")
+        if not math.isfinite(norm):
+            raise self.diverged(step + 1, f"loss {loss:.4g}, gradient norm {norm}")
 
         seconds = time.perf_counter() - started
         tokens = batch["tokens"].size
@@ -309,14 +293,12 @@ class _Trainer:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             return self.stage.loss(model, batch, weight)
 
-    def stop_if(self, diverged: bool, found: str) -> None:
-        """Raise MinillamaError, with `found`, where training has `diverged`."""
-        if diverged:
-            good = "none" if self.saved is None else self.checkpoints.path(self.saved)
-            raise MinillamaError(
-                f"training diverged in step {self.progress.step + 1}: {found}; last good checkpoint: {good}; "
-                "a lower learning rate may help"
-            )
+    def diverged(self, step: int, found: str) -> MinillamaError:
+        """The error to raise for what was `found` in a step."""
+        good = "none" if self.saved is None else self.checkpoints.path(self.saved)
+        return MinillamaError(
+            f"training diverged in step {step}: {found}; last good checkpoint: {good}; a lower learning rate may help"
+        )
 
     def validate_and_save(self) -> None:
         """After a step, whatever is due."""
@@ -331,6 +313,8 @@ class _Trainer:
     def validate(self) -> bool:
         """Measure, and show a sample. Returns whether this is the best so far."""
         measures = self.stage.validate(self.model)
+        if not math.isfinite(measures.get("loss", 0.0)):
+            raise self.diverged(self.progress.step, f"validation loss {measures['loss']}")
         if measures:
             self.log.write({"step": self.progress.step, "validation": measures})
         self.progress.sample = self.stage.sample(self.model)
@@ -357,3 +341,10 @@ class _Trainer:
     def anyone(self, asked: bool) -> bool:
         """Whether one rank at least says so."""
         return any(gather(self.comm, float(asked)))
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What is not as before, in a line, if anything."""
+    changed = [name for name in now if now[name] != before.get(name)]
+    told = ", ".join(f"{name.replace('_', ' ')} {now[name]} (before {before.get(name)})" for name in changed)
+    return [f"{told}: from here the numbers agree to rounding, not to the bit"] if changed else []

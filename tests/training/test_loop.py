@@ -171,6 +171,15 @@ def test_a_bad_update_is_not_made(tmp_path: Path) -> None:
         assert np.abs(value - before.params[name]).max() < 0.05, name
 
 
+def test_a_validation_that_is_not_finite(tmp_path: Path) -> None:
+    class Lost(Counting):
+        def validate(self, model: Llama) -> dict[str, float]:  # noqa: ARG002
+            return {"loss": float("nan")}
+
+    with pytest.raises(MinillamaError, match=r"diverged in step 10: validation loss nan; last good .*step-000008"):
+        run(tmp_path, 30, Lost())
+
+
 def test_divergence_before_any_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(MinillamaError, match="in step 1: loss nan; last good checkpoint: none"):
         run(tmp_path, 8, Diverging(0, loss=float("nan")))
