@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,11 @@ import pytest
 from minillama import weights
 from minillama.generate import generate
 from minillama.model import Llama
+from minillama.params import Params
 from minillama.tokenizer import Tokenizer
+from minillama.training.adamw import AdamW, clip_factor, global_norm
+from minillama.training.losses import next_token_loss
+from minillama.training.workers import Batch, Workers
 from tests.data import smollm2_gguf
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -89,3 +94,23 @@ def test_greedy_continuations(model: Llama, tokenizer: Tokenizer, together: bool
     assert [completion.tokens for completion in completions] == [prompt["greedy"] for prompt in chosen]
     ended = [prompt["greedy"][-1] == tokenizer.eos_id for prompt in chosen]
     assert [completion.finish_reason for completion in completions] == ["stop" if e else "length" for e in ended]
+
+
+def test_losses_of_adamw_steps_are_those_of_transformers() -> None:
+    """All 135 million parameters, two steps on one sentence, against transformers with PyTorch's AdamW."""
+    frozen = json.loads((FIXTURES / "smollm2_steps.json").read_text(encoding="utf-8"))
+    checkpoint = weights.load(smollm2_gguf())  # of its own: its weights change
+    workers = Workers(Llama(checkpoint.config, checkpoint.params), 1)
+    optimizer = AdamW(workers.params, workers.matrices)
+    ids = np.array([frozen["ids"]])
+    batch = {"tokens": ids[:, :-1], "targets": ids[:, 1:]}
+    for lr, expected in zip(frozen["lrs"][:2], frozen["losses"], strict=False):
+        loss, grads = workers.gradients(sentence_loss, batch, float(batch["targets"].size), 1)
+        assert loss == pytest.approx(expected, abs=1e-3)
+        optimizer.step(grads, lr, clip_factor(global_norm(grads), 1.0))
+    loss, _ = sentence_loss(workers.model, batch, float(batch["targets"].size))
+    assert float(loss) == pytest.approx(frozen["losses"][2], abs=1e-3)
+
+
+def sentence_loss(model: Llama, batch: Batch, weight: float) -> tuple[Any, Params]:
+    return next_token_loss(model, batch["tokens"], batch["targets"], count=weight)
