@@ -138,7 +138,7 @@ class LlamaConfig:
         return (4 * self.param_count() + activations) * bytes_per_value
 
     def _scores_kept(self, length: int) -> int:
-        """Scores of a head and a sequence: 64 queries at a time on a CPU, each with all keys that any of them may see."""
+        """Scores of a head and a sequence: 64 queries at a time (on a CPU), with all keys that any of them may see."""
         window = self.sliding_window or length
         blocks = [(start, min(start + 64, length)) for start in range(0, length, 64)]
         return sum((stop - start) * (stop - max(0, start - window + 1)) for start, stop in blocks)
