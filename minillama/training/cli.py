@@ -94,6 +94,7 @@ def pretrain(
     """Train a language model on text, from tokenizer to sample. The same command again goes on where it was stopped."""
     from minillama import config as shapes
     from minillama.backend import resolve_device
+    from minillama.data import TokenData, is_prepared
     from minillama.tokenizer.cli import load as load_tokenizer
     from minillama.training import pretrain as stage
     from minillama.training.distributed import connected
@@ -104,10 +105,8 @@ def pretrain(
     sizes = [name for name, value in given.items() if value is not None]
     if len(sizes) > 1:
         raise UsageError(f"pretrain: expected one of {', '.join(given)}, found {' and '.join(sizes)}")
-    if tokenizer is not None and vocab_size is not None:
-        raise UsageError("pretrain: expected either --tokenizer or --vocab-size, found both")
-    if init_from is not None and not (tokenizer is None and vocab_size is None):
-        raise UsageError("pretrain: --init-from brings its tokenizer: expected no --tokenizer and no --vocab-size")
+    if init_from is not None and tokenizer is not None:
+        raise UsageError("pretrain: --init-from brings its tokenizer: expected no --tokenizer")
     if resume and overwrite:
         raise UsageError("pretrain: expected either --resume or --overwrite, found both")
     folder = RunFolder(out)
@@ -120,13 +119,23 @@ def pretrain(
             initial, vocabulary = stage.load_initial(init_from, where)
         elif tokenizer is not None:
             vocabulary = load_tokenizer(tokenizer)
+        elif is_prepared(data):
+            vocabulary = TokenData(data).tokenizer
+        if vocabulary is not None and vocab_size not in (None, vocabulary.vocab_size):
+            raise UsageError(
+                f"--vocab-size {vocab_size}: the tokenizer that is there has {vocabulary.vocab_size} tokens"
+            )
         preset = "mini" if preset is None and not depth else preset
         config = initial.config if initial else shapes.scaled(depth) if depth else shapes.preset(str(preset))
         recipe = stage.recipe(preset, config).changed(steps, batch_size, seq_len, lr, warmup)
-        config = replace(
-            config,
-            vocab_size=vocabulary.vocab_size if vocabulary else vocab_size or config.vocab_size,
-            max_seq_len=config.max_seq_len if initial else max(config.max_seq_len, recipe.seq_len),
+        config = (
+            initial.config
+            if initial
+            else replace(
+                config,
+                vocab_size=vocabulary.vocab_size if vocabulary else vocab_size or config.vocab_size,
+                max_seq_len=max(config.max_seq_len, recipe.seq_len),
+            )
         )
         tenth = max(1, recipe.steps // 10)
         options = Options(

@@ -161,9 +161,9 @@ def micro_batch(seq_len: int) -> int:
 class Job:
     """What to pretrain, on what, and how.
 
-    config: of a fresh model; its vocabulary is that of the tokenizer to train, where none is given. initial: the model
-    to go on from instead. source: prepared data, or what `documents` reads. seed: of the weights, the order, the
-    samples.
+    config: of the model. source: prepared data, or what `documents` reads. tokenizer: None to train one on the source,
+    of the model's vocabulary. initial: the model to go on from, None for fresh weights. seed: of the weights, the
+    order, the samples.
     """
 
     config: LlamaConfig
@@ -229,12 +229,9 @@ def pretrain(job: Job, folder: RunFolder, comm: Communicator, overwrite: bool = 
             _prepare(job, folder)
         comm.barrier()
         data = TokenData(job.source if is_prepared(job.source) else folder.data)
-        model = job.initial or Llama.init(replace(job.config, vocab_size=data.vocab_size), job.seed, device=job.device)
-        if model.config.vocab_size != data.vocab_size:
-            raise MinillamaError(
-                f"{data.folder}: expected tokens of the model's vocabulary of {model.config.vocab_size}, "
-                f"found one of {data.vocab_size}"
-            )
+        if job.tokenizer is not None:
+            data.check_tokenizer(job.tokenizer)
+        model = job.initial or Llama.init(job.config, job.seed, device=job.device)
         stage = Pretraining(
             data,
             job.recipe.seq_len,

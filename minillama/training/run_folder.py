@@ -40,15 +40,20 @@ class RunFolder:
     def begun(self, settings: Settings, overwrite: bool = False) -> Iterator[None]:
         """Begin the run, or find the one to go on with; for as long as the block lasts no other process can.
 
-        overwrite: remove the run that is there. Raises UsageError where the folder holds a run of other settings, or
-        something that is no run; MinillamaError where another process is at it.
+        overwrite: remove the run that is there; one that has made no step gives way without it. Raises UsageError where
+        the folder holds a run of other settings, or something that is no run; MinillamaError where another process is
+        at it.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path}: expected a folder to write to, found a file")
         if not self.exists() and self.path.is_dir() and not all(map(self._ours, self.path.iterdir())):
             raise UsageError(f"{self.path}: expected a new folder, an empty one or a run's, found something else")
+        settings = json.loads(json.dumps(settings))  # as it is read again
         if self.exists() and not overwrite:
-            check_settings(self.record, read_json(self.record).get("settings"), settings)
+            found = read_json(self.record).get("settings")
+            overwrite = found != settings and not self.log.exists()
+            if not overwrite:
+                check_settings(self.record, found, settings)
         with locked(self.path / LOCK):
             self._sweep()
             if overwrite:

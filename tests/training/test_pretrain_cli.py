@@ -291,7 +291,7 @@ def test_a_bar_on_a_terminal(text: Path, tmp_path: Path) -> None:
         (None, ("--lr", -1), 2, "learning rate -1.0: expected a positive number"),
         (None, ("--warmup", 50), 2, "50 warm-up steps: expected between 0 and the 12 steps"),
         (None, ("--preset", "mini"), 2, "expected one of --preset, --depth, --init-from, found --preset and --depth"),
-        (None, ("--tokenizer", "x"), 2, "expected either --tokenizer or --vocab-size, found both"),
+        (None, ("--tokenizer", "nowhere.model"), 1, "nowhere.model: no such file or folder"),
         (None, ("--resume",), 2, "expected a run to go on with, found none"),
         (None, ("--data", "nowhere.txt"), 1, "nowhere.txt: no such file or folder"),
     ],
@@ -307,6 +307,32 @@ def test_bad_input_is_one_line(
     assert result.exit_code == code, result.stderr
     assert result.stderr.startswith("minillama: ") and result.stderr.count("\n") == 1, result.stderr
     assert message in result.stderr
+
+
+def test_after_bad_input_the_same_folder_will_do(text: Path, tmp_path: Path) -> None:
+    result = run("--data", text, "--out", tmp_path / "run", *SIZE, "--vocab-size", 5000)
+    assert result.exit_code == 1
+    pretrain(text, tmp_path / "run", "--steps", 2)
+
+
+@pytest.mark.parametrize("more", [("--vocab-size", 301), ("--init-from", "{}", "--tokenizer", "{}")])
+def test_a_tokenizer_that_cannot_be(
+    text: Path, tmp_path: Path, trained: tuple[Path, Result], more: tuple[object, ...]
+) -> None:
+    arguments = [trained[0] if argument == "{}" else argument for argument in more]
+    if "--tokenizer" not in more:
+        arguments += ["--tokenizer", trained[0]]
+    result = run("--data", text, "--out", tmp_path / "run", *arguments)
+    assert result.exit_code == 2, result.stderr
+    assert result.stderr.count("\n") == 1 and "tokenizer" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_prepared_data_of_another_tokenizer(text: Path, tmp_path: Path, trained: tuple[Path, Result]) -> None:
+    pretrain(text, tmp_path / "other", "--vocab-size", 290, "--steps", 2)
+    result = run("--data", tmp_path / "other" / "data", "--init-from", trained[0], "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "expected the tokenizer that made it" in result.stderr and result.stderr.count("\n") == 1
 
 
 def test_a_file_where_the_folder_should_be(text: Path, tmp_path: Path) -> None:
