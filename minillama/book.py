@@ -87,7 +87,7 @@ def show_source(*objects: Callable[..., Any] | type, docstring: bool = True) -> 
 
 def _source_block(thing: Callable[..., Any] | type, docstring: bool) -> str:
     lines, start = inspect.getsourcelines(thing)
-    path = Path(inspect.getfile(thing)).relative_to(Path(minillama.__file__).parents[1]).as_posix()
+    path = Path(inspect.getfile(inspect.unwrap(thing))).relative_to(Path(minillama.__file__).parents[1]).as_posix()
     code = textwrap.dedent("".join(lines))
     if not docstring:
         code = _without_docstrings(code)
