@@ -149,7 +149,7 @@ def stream(
         cache = KVCache(model.config, len(prompts), size, like=model.params["norm.weight"], pads=pads)
     padded = np.array([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
     rngs = [np.random.default_rng([seed, row]) for row in range(len(prompts))]
-    texts = [_TextStream(tokenizer, prompt, stop_strings) for prompt in prompts]
+    texts = [TextStream(tokenizer, prompt, stop_strings) for prompt in prompts]
 
     if cache.used >= longest:
         raise UsageError(f"the KV cache holds {cache.used} tokens already, the prompt has {longest}: nothing to read")
@@ -228,7 +228,7 @@ def _draw(
     return tokens, chosen - np.log(np.exp(scaled).sum(axis=-1))
 
 
-class _TextStream:
+class TextStream:
     """A row's text as it grows, cut before the first stop string; always empty without a tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer | None, prompt: Sequence[int], stop_strings: Sequence[str]) -> None:

@@ -1,0 +1,1 @@
+"""`minillama serve`: a model behind an HTTP endpoint, its requests computed together."""
