@@ -72,7 +72,7 @@ PUBLIC_SETS: dict[str, list[tuple[RemoteFile, str | None]]] = {
     ],
 }
 MINIATURE = "miniature"
-MINIATURE_DOCUMENTS = 20_000  # 'miniature:N' for another number
+MINIATURE_DOCUMENTS = 60_000  # 'miniature:N' for another number
 NAMES = (MINIATURE, *PUBLIC_SETS)
 
 
