@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 
 import matplotlib.pyplot as plt
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from minillama import book, layers
+from minillama.errors import MinillamaError
 
 
 def test_show_source_shows_what_runs():
@@ -86,3 +88,68 @@ def test_figures_are_drawn_in_the_named_colours_only():
 @pytest.mark.usefixtures("style")
 def test_figures_are_the_same_on_every_build():
     assert svg() == svg()
+
+
+def test_show_source_looks_through_a_decorator():
+    from minillama.training.checkpoint import Checkpoints
+
+    shown = book.show_source(Checkpoints._written).data
+    assert "`minillama/training/checkpoint.py`, lines " in shown
+    assert "def _written(" in shown
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A folder in the place of the checkout, and the working folder inside it."""
+    (tmp_path / "book" / "chapters").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "book" / "chapters")
+    monkeypatch.setattr(book.minillama, "__file__", str(tmp_path / "elsewhere" / "minillama" / "__init__.py"))
+    return tmp_path
+
+
+def write_run(folder, result):
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"settings": {}, "result": result}), encoding="utf-8")
+    (folder / "log.jsonl").write_text('{"step": 1, "loss": 6.9}\n{"step": 1, "sample": "é"}\n', encoding="utf-8")
+
+
+def test_find_looks_above_the_working_folder_and_then_beside_the_package(checkout):
+    beside = checkout / "elsewhere" / "x.json"
+    beside.parent.mkdir()
+    beside.touch()
+    assert book.find("x.json", "make x") == beside
+    (checkout / "x.json").touch()
+    assert book.find("x.json", "make x") == checkout / "x.json"
+
+
+@pytest.mark.usefixtures("checkout")
+def test_find_says_what_makes_a_missing_file():
+    with pytest.raises(MinillamaError, match=r"^x\.json: expected what `make x` makes, found nothing$"):
+        book.find("x.json", "make x")
+
+
+def test_run_gives_a_run_that_has_ended_and_its_log(checkout):
+    write_run(checkout / "runs" / "mini" / "base", {"step": 1})
+    run = book.run()
+    assert run.path == checkout / "runs" / "mini" / "base"
+    assert book.read_log(run) == [{"step": 1, "loss": 6.9}, {"step": 1, "sample": "é"}]
+
+
+@pytest.mark.usefixtures("checkout")
+def test_run_names_make_book_where_there_is_none():
+    with pytest.raises(MinillamaError, match=r"runs/mini/base/run\.json: expected what `make book` makes"):
+        book.run()
+
+
+def test_run_refuses_a_run_that_has_not_ended(checkout):
+    write_run(checkout / "runs" / "mini" / "base", None)
+    with pytest.raises(MinillamaError, match="expected a run that has ended"):
+        book.run()
+
+
+def test_read_log_names_a_damaged_log(checkout):
+    write_run(checkout / "runs" / "mini" / "base", {"step": 1})
+    run = book.run()
+    run.log.write_text("{", encoding="utf-8")
+    with pytest.raises(MinillamaError, match=r"log\.jsonl: cannot be read"):
+        book.read_log(run)
