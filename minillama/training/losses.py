@@ -31,4 +31,5 @@ def next_token_loss(
     loss, saved_loss = layers.cross_entropy(logits, model.xp.asarray(targets), loss_mask, count=count, overwrite=True)
     dlogits = layers.cross_entropy_backward(saved_loss)
     dhidden, head_grads = model.logits_backward(dlogits, hidden)
+    del logits, dlogits, saved_loss  # the largest arrays, before the backward pass makes its own
     return loss, accumulate(model.backward(dhidden, saved), head_grads)

@@ -138,7 +138,7 @@ class Recipe:
 
 
 RECIPES = {
-    "mini": Recipe(steps=2000, batch_size=8, seq_len=256, lr=4e-3, warmup_steps=100),  # 4.1M tokens
+    "mini": Recipe(steps=1800, batch_size=8, seq_len=256, lr=4e-3, warmup_steps=100),  # 3.7M tokens
     "small": Recipe(steps=10_000, batch_size=64, seq_len=512, lr=1e-3, warmup_steps=500),  # 330M tokens
     "base": Recipe(steps=20_000, batch_size=128, seq_len=1024, lr=6e-4, warmup_steps=1000),  # 2.6B tokens
 }
