@@ -11,9 +11,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from operator import attrgetter
 
+from minillama.miniature.chat_phrases import ANSWERS
 from minillama.miniature.fact_phrases import RELATIONS, TEXT
 from minillama.miniature.facts import CLASSES, COUNTED, NUMBERS
 from minillama.miniature.story_phrases import STORY
@@ -92,7 +93,9 @@ class _Pattern:
     template: str
     roles: tuple[tuple[str, tuple[Entity, ...]], ...]  # which role is played by whom
 
+    @cached_property  # not a cache beside it, which would hash the roles at every look
     def compiled(self) -> tuple[re.Pattern[str], list[str]]:
+        """The expression, and which slots its groups are."""
         pieces = _SLOT.split(self.template)
         shapes = [re.escape(x) if i % 2 == 0 else f"({self.shape(x)})" for i, x in enumerate(pieces)]
         return re.compile("".join(shapes)), pieces[1::2]
@@ -138,16 +141,11 @@ def _first_word(text: str) -> str:
 
 
 @cache
-def _compiled(pattern: _Pattern) -> tuple[re.Pattern[str], list[str]]:
-    return pattern.compiled()
-
-
-@cache
 def _patterns() -> dict[str, list[_Pattern]]:
     """All sentences of all phrases, by the words that they can begin with."""
     story = tuple(_ROLES.items())
     sources = [(story, template) for name in STORY if name != "title" for template in _templates(STORY[name])]
-    sources += [(story, template) for lines in TEXT.values() for template in _templates(lines)]
+    sources += [(story, template) for lines in (*TEXT.values(), *ANSWERS.values()) for template in _templates(lines)]
     for relation in RELATIONS:
         phrases = (relation.statements, relation.questions, relation.answers, relation.own_question, relation.own)
         about = tuple({**_ROLES, relation.role: relation.about}.items())
@@ -166,7 +164,7 @@ def _templates(lines: list[list[str]]) -> list[str]:
 
 
 def _read(pattern: _Pattern, sentence: str) -> Reading | None:
-    regex, slots = _compiled(pattern)
+    regex, slots = pattern.compiled
     match = regex.fullmatch(sentence)
     if match is None:
         return None
@@ -259,11 +257,10 @@ def sentences(text: str) -> list[tuple[Character | None, str]]:
     return found
 
 
-def examine(text: str) -> Examination:
+def examine(text: str, about: Character | None = None) -> Examination:
     """Sentence by sentence: is it grammatical, and is it true? A speaker's "I" is the speaker; "she" and "he" are the
-    subject that was named last.
+    subject that was named last, and before any is named, `about`.
     """
-    about: Character | None = None
     wrong, untrue, statements = [], [], 0
     found = sentences(text)
     for i, (speaker, sentence) in enumerate(found):
@@ -289,10 +286,17 @@ def _subject(sentence: str) -> Character | None:
     return subject if isinstance(subject, Character) else None
 
 
+def instance(sentence: str, *phrases: str) -> bool:
+    """Whether the sentence is one of these phrases of the stories, such as "end found"."""
+    return any(_read(pattern, sentence) is not None for pattern in _story_patterns(phrases))
+
+
 @cache
-def _title_patterns() -> list[_Pattern]:
-    return [_Pattern(template, tuple(_ROLES.items())) for template in _templates(STORY["title"])]
+def _story_patterns(phrases: tuple[str, ...]) -> list[_Pattern]:
+    templates = (template for name in phrases for template in _templates(STORY[name]))
+    found = (_Pattern(sentence, tuple(_ROLES.items())) for template in templates for sentence in _END.split(template))
+    return list(dict.fromkeys(found))
 
 
 def _is_title(line: str) -> bool:
-    return any(_read(pattern, line) is not None for pattern in _title_patterns())
+    return instance(line, "title")

@@ -1,0 +1,115 @@
+"""Endless seeded streams of conversations: to train on, and to measure with.
+
+`helpful`: requests of every kind, some of several turns, some in the disguises that unsafe requests wear. `personal`:
+several turns under one instruction (Ghost Attention). `unsafe` and `borderline` of `prompts.py`. The same split and
+seed give the same conversations on every platform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from minillama.errors import UsageError
+from minillama.miniature import instructions, prompts, story_requests
+from minillama.miniature.conversation import Conversation, Draw, Split, Turn
+from minillama.miniature.personas import PERSONAS, Persona
+
+# How often each kind of request is drawn.
+MIXTURE = {
+    "fact": 0.24,
+    "rephrase": 0.06,
+    "names": 0.06,
+    "census": 0.06,
+    "sum": 0.04,
+    "doings": 0.04,
+    "how to": 0.05,
+    "bring": 0.06,
+    "present": 0.05,
+    "kind word": 0.03,
+    "eat": 0.03,
+    "need": 0.04,
+    "story": 0.1,
+    "continue": 0.04,
+    "told": 0.07,
+    "story, told": 0.03,
+}
+KINDS = {
+    "fact": instructions.fact,
+    "rephrase": instructions.rephrase,
+    "names": instructions.names,
+    "census": instructions.census,
+    "sum": instructions.total,
+    "doings": instructions.doings,
+    "how to": instructions.how_to,
+    "bring": instructions.bring,
+    "present": instructions.present,
+    "kind word": instructions.kind_word,
+    "eat": instructions.eat,
+    "need": instructions.need,
+    "story": story_requests.story,
+    "continue": story_requests.ending,
+    "told": story_requests.told,
+}
+# Kinds whose turns are short and stand alone, so that any may follow any, with whatever answers between.
+SHORT = ("fact", "names", "census", "how to", "bring", "present", "kind word", "need")
+_WITH_COLOURS = ("bring", "kind word", "fact")
+
+
+def helpful(split: Split, seed: int = 0) -> Iterator[Conversation]:
+    """Harmless conversations of one or two turns, without end."""
+    draw = Draw(split, seed)
+    while True:
+        kind = draw.weighted(MIXTURE)
+        several = kind == "story, told"
+        turns = story_requests.story_and_question(draw) if several else (KINDS[kind](draw),)
+        strategy = None
+        if kind == "fact" and draw.chance(0.3):
+            before = instructions.ask_before(draw, turns[-1])
+            turns = (before, *turns) if before is not None else turns
+        elif len(turns[0].request) < 150 and draw.chance(0.15):
+            strategy = draw.pick(prompts.STRATEGIES[1:])
+            turns = (*turns[:-1], prompts.disguised(draw, turns[-1], strategy))
+        yield Conversation(turns, split, turns[-1].task.kind, strategy=strategy)
+
+
+def personal(
+    split: Split, seed: int = 0, turns: int = 4, personas: Sequence[Persona] = PERSONAS
+) -> Iterator[Conversation]:
+    """Conversations of so many short turns under one of the personas, answered in its manner, without end."""
+    if turns < 1:
+        raise UsageError(f"turns: expected 1 or more, found {turns}")
+    draw = Draw(split, seed)
+    while True:
+        persona = draw.pick(personas)
+        said = [spoken(_short(draw, persona), persona) for _ in range(turns)]
+        yield Conversation(tuple(said), split, "persona", persona=persona)
+
+
+def _short(draw: Draw, persona: Persona) -> Turn:
+    """A short turn; one whose answer names a thing's colour, where colours are not to be named."""
+    while True:
+        turn = KINDS[draw.pick(SHORT)](draw)
+        if persona.manner != "colourless":
+            return turn
+        # Not about colours, or there would be nothing to say without them.
+        if turn.task.items and not persona.obeyed(turn.answer):
+            return turn
+
+
+def spoken(turn: Turn, persona: Persona) -> Turn:
+    """The turn with its answer in the persona's manner."""
+    return Turn(turn.request, persona.speak(turn.answer), turn.task)
+
+
+def unsafe(split: Split, seed: int = 0) -> Iterator[Conversation]:
+    """Unsafe requests with safe refusals, without end."""
+    draw = Draw(split, seed)
+    while True:
+        yield prompts.unsafe(draw)
+
+
+def borderline(split: Split, seed: int = 0) -> Iterator[Conversation]:
+    """Harmless requests that sound like unsafe ones, without end."""
+    draw = Draw(split, seed)
+    while True:
+        yield prompts.borderline(draw)
