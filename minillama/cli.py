@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 
 CTRL_C = 130  # 128 + SIGINT, as a shell says it
+ANSWER = 512  # tokens of an answer, unless told otherwise: a small model can repeat itself until the context is full
 
 
 class OneLineErrors(TyperGroup):
@@ -123,6 +124,11 @@ MinPOption = Annotated[
     float | None,
     typer.Option("--min-p", metavar="P", help="Choose among tokens at least P times as likely as the first."),
 ]
+TemplateOption = Annotated[
+    str | None,
+    typer.Option("--template", metavar="llama2|chatml", help="For a model without one.", show_default="the model's"),
+]
+AnswerOption = Annotated[int, typer.Option("--max-new-tokens", metavar="N", min=1, help="Longest answer.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -254,16 +260,8 @@ def chat(
         str | None,
         typer.Option("--system", metavar="TEXT", help="Tell the model who it is.", show_default="its template's"),
     ] = None,
-    template: Annotated[
-        str | None,
-        typer.Option(
-            "--template", metavar="llama2|chatml", help="For a model without one.", show_default="the model's"
-        ),
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option("--max-new-tokens", metavar="N", min=1, help="Longest answer.", show_default="what fits"),
-    ] = None,
+    template: TemplateOption = None,
+    max_new_tokens: AnswerOption = ANSWER,
     temperature: TemperatureOption = 0.7,
     top_p: TopPOption = 0.9,
     top_k: TopKOption = None,
@@ -282,6 +280,60 @@ def chat(
     chat_template = builtin(template) if template else require(own_template, model)
     answer = Answerer(llama, tokenizer, chat_template, sampling, seed, max_new_tokens)
     ChatLoop(answer, system).run()
+
+
+@app.command(epilog="Example: minillama serve smollm2    then open http://127.0.0.1:8000")
+def serve(
+    model: ModelArgument,
+    host: Annotated[
+        str,
+        typer.Option("--host", metavar="ADDRESS", help="Where to listen; only this machine reaches the default."),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help="0 takes any free one.")] = 8000,
+    template: TemplateOption = None,
+    batch: Annotated[
+        int, typer.Option("--batch", metavar="B", min=1, help="Sequences computed together; others wait in line.")
+    ] = 16,
+    context: Annotated[
+        int | None,
+        typer.Option(
+            "--context", metavar="N", min=2, help="Longest prompt with answer.", show_default="what the model has"
+        ),
+    ] = None,
+    max_new_tokens: AnswerOption = ANSWER,
+    temperature: TemperatureOption = 0.7,
+    top_p: TopPOption = 0.9,
+    top_k: TopKOption = None,
+    min_p: MinPOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Serve a model over HTTP: OpenAI's endpoints, and a page to chat with it. Requests are computed together.
+
+    Sampling and --max-new-tokens hold where a request does not say otherwise.
+    """
+    from minillama.chat import builtin
+    from minillama.generate import Sampling
+    from minillama.serving import server
+    from minillama.serving.app import Service, application
+    from minillama.serving.engine import Engine
+    from minillama.serving.protocol import Defaults, Limits
+
+    sampling = Sampling(temperature, top_k, top_p, min_p)
+    bound = server.bind(host, port)  # a port that is taken is said before a model is loaded
+    llama, tokenizer, own_template = _load(model, device)
+    most = min(context or llama.config.max_seq_len, llama.config.max_seq_len)
+    service = Service(
+        name=Path(model).name or model,
+        engine=Engine(llama, tokenizer, rows=batch),
+        template=builtin(template) if template else own_template,
+        defaults=Defaults(sampling, min(max_new_tokens, most)),
+        limits=Limits(context=most, n=batch),
+        hosts=server.LOCAL_NAMES if server.is_loopback(bound) else ["*"],
+    )
+    _say(f"{service.name} at {server.url(bound)}: a page to chat, and OpenAI's API under /v1. Ctrl-C ends.")
+    if not server.is_loopback(bound):
+        _say("Whoever reaches this address can use the model: there are no passwords.")
+    server.run(application(service), service.engine, bound)
 
 
 @app.command(epilog="Example: minillama convert smollm2 smollm2-hf --to huggingface --dtype bfloat16")
