@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from minillama.chat import ChatTemplate, Message
-from minillama.errors import UsageError
+from minillama.errors import MinillamaError, UsageError
 from minillama.generate import Sampling, stream
 from minillama.model import KVCache, Llama
 from minillama.tokenizer import Tokenizer
+from minillama.tokenizer.atomic import write_bytes
 
 HELP = """\
-/reset   forget the conversation
-/help    this list
-/quit    leave (so does Ctrl-D)
+/reset         forget the conversation
+/system TEXT   tell the model who it is from now on; /system alone shows it, /system - takes it away
+/save FILE     write the conversation as a line of JSON, as fine-tuning reads it
+/help          this list
+/quit          leave (so does Ctrl-D)
 Ctrl-C stops an answer; what was said so far stays in the conversation."""
-
-
-ROOM = 64  # positions that an answer must have, or the conversation counts as too long
 
 
 class ContextFull(UsageError):
@@ -28,7 +31,7 @@ class ContextFull(UsageError):
 class Answerer:
     """Writes answers to conversations. The KV cache stays, so that only what is new of a conversation is read.
 
-    seed: the same conversations in the same order get the same answers.
+    seed: the same conversations in the same order get the same answers. stats: what the last answer took, in words.
     """
 
     def __init__(
@@ -44,17 +47,21 @@ class Answerer:
         self._sampling, self._seed, self._max_new_tokens = sampling, seed, max_new_tokens
         self._cache = KVCache(model.config, 1, model.config.max_seq_len, like=model.params["norm.weight"])
         self._cached: list[int] = []  # the tokens that the cache holds
+        self.stats = ""
 
     def __call__(self, messages: list[Message]) -> Iterator[str]:
         """The answer, piece by piece. Raises ContextFull, and UsageError for a message that could forge a turn."""
         tokens = self._template.encode(messages, self._tokenizer).tokens
         context = self._model.config.max_seq_len
-        if len(tokens) + min(ROOM, context // 4) > context:
+        room = min(self._max_new_tokens or context, context // 4)  # what an answer must have
+        if len(tokens) + room > context:
             raise ContextFull(f"the conversation has {len(tokens)} tokens, too many for a context of {context}")
         # The last token is always read again: its logits are wanted.
         self._cache.used = min(_common_prefix(self._cached, tokens), len(tokens) - 1)
         said = list(tokens)
         self._seed += 1
+        self.stats = ""
+        started = first = time.perf_counter()
         try:
             for step in stream(
                 self._model,
@@ -67,11 +74,20 @@ class Answerer:
                 cache=self._cache,
             ):
                 said.append(step.token)
+                if len(said) == len(tokens) + 1:
+                    first = time.perf_counter()
                 yield step.text
             if step.finish_reason == "context":
                 notice(f"(cut: the context of {context} tokens is full)")
         finally:
             self._cached = said[: self._cache.used]
+            new, seconds = len(said) - len(tokens), time.perf_counter() - first
+            rate = f", {(new - 1) / seconds:.0f} tokens/s" if new > 1 else ""
+            cut = ", cut there: --max-new-tokens allows more" if new == self._max_new_tokens else ""
+            self.stats = (
+                f"({len(said):,} of {context:,} tokens · first word after {first - started:.1f} s · "
+                f"answer {new} tokens{rate}{cut})"
+            )
 
 
 class ChatLoop:
@@ -83,7 +99,7 @@ class ChatLoop:
 
     def __init__(self, answer: Answerer, system: str | None = None) -> None:
         self._answer = answer
-        self._start: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        self._start: list[Message] = _system(system)
         self.messages = list(self._start)
         self._interactive = sys.stdin.isatty() and sys.stdout.isatty()
 
@@ -116,16 +132,44 @@ class ChatLoop:
 
     def _command(self, line: str) -> bool:
         """Obey a line that starts with a slash. False to leave."""
+        command, _, rest = line.partition(" ")
+        rest = rest.strip()
         if line in ("/quit", "/exit"):
             return False
         if line == "/reset":
             self.messages = list(self._start)
             notice("The conversation starts anew.")
+        elif command == "/system":
+            self._change_system(rest)
+        elif command == "/save":
+            self._save(rest)
         elif line == "/help":
             notice(HELP)
         else:
-            notice(f"unknown command {line.split()[0]}: expected /reset, /help or /quit")
+            notice(f"unknown command {command}: expected /reset, /system, /save, /help or /quit")
         return True
+
+    def _change_system(self, text: str) -> None:
+        """Another system prompt for the conversation as it stands; none for '-'."""
+        if text:
+            turns = self.messages[len(self._start) :]
+            self._start = _system(None if text == "-" else text)
+            self.messages = self._start + turns
+        notice(f"System prompt: {self._start[0]['content'] if self._start else 'none of yours'}")
+
+    def _save(self, name: str) -> None:
+        """Write the conversation to a file that is not there yet."""
+        path = Path(name).expanduser()
+        if not name or not self.messages:
+            notice("expected /save FILE" if self.messages else "there is no conversation to save")
+        elif path.exists():
+            notice(f"{path}: is there already, the conversation was not saved")
+        else:
+            try:
+                write_bytes(path, (json.dumps({"messages": self.messages}, ensure_ascii=False) + "\n").encode())
+                notice(f"{path}: {len(self.messages)} messages")
+            except MinillamaError as error:
+                notice(str(error))
 
     def _exchange(self, line: str) -> None:
         """One message of the user and its answer."""
@@ -161,6 +205,8 @@ class ChatLoop:
                 raise
             notice(" (stopped)")
         print(flush=True)
+        if self._interactive and self._answer.stats:
+            notice(self._answer.stats)
         return text
 
     def _forget_oldest(self) -> bool:
@@ -179,6 +225,11 @@ class ChatLoop:
             import readline  # noqa: F401  # input() uses it once it is imported
         except ImportError:
             return
+
+
+def _system(text: str | None) -> list[Message]:
+    """What a conversation begins with."""
+    return [] if text is None else [{"role": "system", "content": text}]
 
 
 def notice(text: str) -> None:

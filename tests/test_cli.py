@@ -442,8 +442,51 @@ def test_chat_commands(chat_model: Path) -> None:
     once = text_of(*args, stdin="hello\n")
     result = run(*args, stdin="hello\n/reset\nhello\n/help\n/foo\n/quit\nhello\n")
     assert result.stdout == once + once
-    assert "/reset   forget the conversation" in result.stderr
-    assert "unknown command /foo: expected /reset, /help or /quit" in result.stderr
+    assert "/reset         forget the conversation" in result.stderr
+    assert "unknown command /foo: expected /reset, /system, /save, /help or /quit" in result.stderr
+
+
+def test_chat_changes_its_system_prompt(chat_model: Path) -> None:
+    args = ("chat", chat_model, *GREEDY, "--max-new-tokens", "12")
+    plain = text_of(*args, stdin="hello\n")
+    brief = text_of(*args, "--system", "Be brief.", stdin="hello\n")
+    result = run(*args, stdin="/system\n/system  Be brief. \nhello\n/reset\nhello\n/system -\n/reset\nhello\n")
+    assert result.stdout == brief + brief + plain
+    prompts = [line for line in result.stderr.splitlines() if line.startswith("System prompt: ")]
+    assert prompts == ["System prompt: none of yours", "System prompt: Be brief.", "System prompt: none of yours"]
+
+
+def test_a_new_system_prompt_keeps_the_conversation() -> None:
+    asked: list[list[Message]] = []
+
+    def answer(messages: list[Message]) -> Iterator[str]:
+        asked.append(list(messages))
+        yield "yes"
+
+    loop = ChatLoop(answer, "Be brief.")  # type: ignore[arg-type]
+    for line in ("one", "two"):
+        loop._exchange(line)
+        loop._command("/system Be long.")
+    assert [m["content"] for m in asked[1]] == ["Be long.", "one", "yes", "two"]
+
+
+def test_chat_saves_what_fine_tuning_reads(chat_model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a talk.jsonl"
+    args = ("chat", chat_model, *GREEDY, "--max-new-tokens", "6", "--system", "Be brief.")
+    commands = f"/save {file}\nhello\n/save {file}\nhello\n/save\n/save {tmp_path}\n/save {file}/x\n"
+    result = run(*args, stdin=commands.replace(f"/save {file}\n", "", 1))
+    (line,) = file.read_text(encoding="utf-8").splitlines()
+    messages = json.loads(line)["messages"]
+    assert [message["role"] for message in messages] == ["system", "user", "assistant"]
+    assert messages[2]["content"] == text_of(*args, stdin="hello\n").removesuffix("\n")
+    told = result.stderr.splitlines()
+    assert told[:3] == [
+        f"{file}: 3 messages",
+        "expected /save FILE",
+        f"{tmp_path}: is there already, the conversation was not saved",
+    ]
+    assert "cannot be written" in told[3] and result.exit_code == 0
+    assert "there is no conversation to save" in run("chat", chat_model, stdin="/save x\n").stderr
 
 
 def test_chat_forgets_the_oldest_when_full(chat_model: Path) -> None:
@@ -494,7 +537,7 @@ def test_chat_reads_only_what_is_new_and_says_the_same(chat_model: Path) -> None
 
 
 # Drives a chat from a keyboard. In a process of its own: a fork of this one, with its threads, can hang.
-KEYBOARD = """
+KEYBOARD = r"""
 import sys
 import pexpect
 
@@ -502,6 +545,7 @@ terminal = pexpect.spawn(sys.argv[1], sys.argv[2:], timeout=60, encoding="utf-8"
 terminal.expect("Ctrl-D leaves")
 terminal.expect("> ")
 terminal.sendline("hello")
+terminal.expect(r"of 128 tokens · first word after [\d.]+ s · answer 4 tokens, \d+ tokens/s, cut there")
 terminal.expect("> ")
 terminal.sendeof()
 terminal.expect(pexpect.EOF)
@@ -536,13 +580,14 @@ def test_ctrl_c_in_a_chat(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         if len(asked) == 1:
             raise KeyboardInterrupt
 
+    answer.stats = "(3 tokens)"  # type: ignore[attr-defined]
     monkeypatch.setattr("builtins.input", type_line)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     ChatLoop(answer).run()  # type: ignore[arg-type]
     shown = capsys.readouterr()
     assert shown.out == "so far\nso far\n\n"
-    assert shown.err.splitlines()[1:] == ["", "(Ctrl-D leaves)", " (stopped)"]
+    assert shown.err.splitlines()[1:] == ["", "(Ctrl-D leaves)", " (stopped)", "(3 tokens)", "(3 tokens)"]
     assert [message["content"] for message in asked[1]] == ["go on", "so far", "and on"]
 
 
