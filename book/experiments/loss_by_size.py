@@ -23,21 +23,25 @@ from minillama.training.loop import Options
 from minillama.training.pretrain import Job, micro_batch, pretrain, recipe
 from minillama.training.run_folder import RunFolder
 
+TOKENS = 1_638_400  # that every size reads
 RESULTS = Path(__file__).parents[1] / "results" / "loss_by_size.json"
 
 
-def job(depth: int, seed: int, steps: int, data: Path, threads: int | None = None) -> Job:
-    """The run of one size with one seed, as `minillama pretrain --depth` does it; validated at its end only."""
+def job(depth: int, seed: int, steps: int | None, data: Path) -> Job:
+    """The run of one size with one seed, as `minillama pretrain --depth` does it; validated at its end only.
+
+    steps None: as many as it takes to read TOKENS.
+    """
     config = scaled(depth, vocab_size=TokenData(data).vocab_size)
-    chosen = recipe(None, config).changed(steps, None, None, None, None)
+    usual = recipe(None, config)
+    chosen = usual.changed(steps or TOKENS // (usual.batch_size * usual.seq_len), None, None, None, None)
     options = Options(
         chosen.steps,
         chosen.lr,
         chosen.warmup_steps,
         micro_batch=micro_batch(chosen.seq_len),
-        threads=threads,
-        validate_every=steps,
-        save_every=steps,
+        validate_every=chosen.steps,
+        save_every=chosen.steps,
     )
     return Job(config, str(data), chosen, options, seed)
 
@@ -61,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Loss by size, for chapter 11 of the book.")
     parser.add_argument("--depths", type=int, nargs="+", default=[1, 2, 3, 4, 5], metavar="L")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N")
-    parser.add_argument("--steps", type=int, default=200, metavar="N", help="of each run (default: 200)")
+    parser.add_argument("--steps", type=int, metavar="N", help=f"of each run (default: to read {TOKENS:,} tokens)")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="prepared (default: of the run of `make book`)")
     parser.add_argument("--out", type=Path, default=Path("runs/loss_by_size"), metavar="FOLDER", help="for the runs")
     parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE", help="default: %(default)s")
@@ -71,15 +75,16 @@ def main() -> None:
     runs = []
     for depth in given.depths:
         for seed in given.seeds:
-            folder = RunFolder(given.out / f"depth-{depth}-seed-{seed}-steps-{given.steps}")
-            found = result(depth, seed, job(depth, seed, given.steps, data), folder)
+            todo = job(depth, seed, given.steps, data)
+            folder = RunFolder(given.out / f"depth-{depth}-seed-{seed}-steps-{todo.recipe.steps}")
+            found = result(depth, seed, todo, folder)
             runs.append(found)
             print(
                 f"depth {depth}, seed {seed}: {found['parameters']:,} parameters, "
                 f"validation {found['validation']['loss']:.4f}, {found['seconds']:.0f} s"
             )
     content = {
-        "command": f"python book/experiments/loss_by_size.py --steps {given.steps}",
+        "command": "python book/experiments/loss_by_size.py",
         "machine": bench.machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "runs": runs,
