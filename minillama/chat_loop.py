@@ -82,12 +82,10 @@ class Answerer:
         finally:
             self._cached = said[: self._cache.used]
             new, seconds = len(said) - len(tokens), time.perf_counter() - first
-            rate = f", {(new - 1) / seconds:.0f} tokens/s" if new > 1 else ""
-            cut = ", cut there: --max-new-tokens allows more" if new == self._max_new_tokens else ""
-            self.stats = (
-                f"({len(said):,} of {context:,} tokens · first word after {first - started:.1f} s · "
-                f"answer {new} tokens{rate}{cut})"
-            )
+            cut = ", cut there (--max-new-tokens)" if new == self._max_new_tokens else ""
+            rate = f" · {(new - 1) / seconds:.0f} tokens/s" if new > 1 else ""
+            wait = f" · the first after {first - started:.1f} s"
+            self.stats = f"({len(said):,} of {context:,} tokens · answer {new}{cut}{rate}{wait})"
 
 
 class ChatLoop:

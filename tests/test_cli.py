@@ -545,7 +545,7 @@ terminal = pexpect.spawn(sys.argv[1], sys.argv[2:], timeout=60, encoding="utf-8"
 terminal.expect("Ctrl-D leaves")
 terminal.expect("> ")
 terminal.sendline("hello")
-terminal.expect(r"of 128 tokens · first word after [\d.]+ s · answer 4 tokens, \d+ tokens/s, cut there")
+terminal.expect(r"of 128 tokens · answer 4, cut there \(--max-new-tokens\) · \d+ tokens/s · the first after [\d.]+ s")
 terminal.expect("> ")
 terminal.sendeof()
 terminal.expect(pexpect.EOF)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -13,21 +11,9 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from tests.book.built import CONTENT, HTML, PAGES, needs_book, parse
+from tests.chromium import CHROMIUM, FLAGS
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = os.environ.get("CHROMIUM") or next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 pytestmark = [needs_book, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium found (or set CHROMIUM)")]
 
 DESKTOP, PHONE = (1400, 1000), (390, 844)
