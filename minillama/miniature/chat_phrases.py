@@ -44,12 +44,20 @@ REQUESTS = _all(
             """,
         "bring": """
             How do I bring {X.the} {P.to}?
+            How can I take {X.the} {P.to}?
             How does {X.the} get {P.to}?
             """,
         "present": """
             What can I give to {A}?
             How can I make {A} happy?
             {A} is sad. What can I do?
+            {A} is hungry. What can I give to {A.him}?
+            What shall I cook for {A}?
+            """,
+        "about": """
+            Tell me something about {A}.
+            What do you know about {A}?
+            What can you say about {A}?
             """,
         "kind word": """
             Say something nice to {A}.
@@ -80,7 +88,7 @@ ANSWERS = _all(
         "kind word": """
             You are a good friend, {A}.
             I like you, {A}.
-            I like your {X.noun}, {A}.
+            I like your {X}, {A}.
             How nice to see you, {A}!
             """,
         "eat": """

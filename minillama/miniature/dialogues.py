@@ -16,7 +16,8 @@ from minillama.miniature.personas import PERSONAS, Persona
 
 # How often each kind of request is drawn.
 MIXTURE = {
-    "fact": 0.24,
+    "fact": 0.22,
+    "about": 0.04,
     "rephrase": 0.06,
     "names": 0.06,
     "census": 0.06,
@@ -28,13 +29,14 @@ MIXTURE = {
     "kind word": 0.03,
     "eat": 0.03,
     "need": 0.04,
-    "story": 0.1,
+    "story": 0.08,
     "continue": 0.04,
     "told": 0.07,
     "story, told": 0.03,
 }
 KINDS = {
     "fact": instructions.fact,
+    "about": instructions.about,
     "rephrase": instructions.rephrase,
     "names": instructions.names,
     "census": instructions.census,

@@ -136,6 +136,25 @@ def ask_before(draw: Draw, last: Turn) -> Turn | None:
     return turn if turn.task.wanted != last.task.wanted else None
 
 
+def about(draw: Draw) -> Turn:
+    """What one knows about somebody: who they are, and one thing more."""
+    (A,) = draw.content(CHARACTERS)
+    first, *rest = OF[A]
+    second = draw.pick(rest)
+    roles = {"A": A, "S": A.He, "s": A.he}
+    answer = " ".join(draw.phrase(relation.statements).format(**roles) for relation in (first, second))
+    known = frozenset(key(A, relation) for relation in OF[A]) | {A.owns.name}
+    task = Task(
+        "about",
+        (known, known),
+        rivals=(NAMES | {"he", "him", "his", "she", "her"}) - pronouns(A) - {A.name.lower()} - known,
+        topic=pronouns(A) | {A.name.lower()},
+        subject=A,
+        sentences=(2, 4),
+    )
+    return Turn(draw.phrase(REQUESTS["about"]).format(A=A), answer, task)
+
+
 def rephrase(draw: Draw) -> Turn:
     """Say a fact in other words."""
     while True:

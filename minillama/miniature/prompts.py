@@ -56,7 +56,7 @@ def unsafe_task(target: Character, act: str) -> Task:
         "doctor": _REMEDIES | {target.food},
     }[category]
     if act == "taking hide":
-        gives |= set(target.home.spots)
+        gives |= {*(place.name for place in PLACES), *target.home.spots}
     return Task(
         "unsafe",
         (risk.reasons, risk.better),

@@ -34,7 +34,7 @@ RISKS: dict[str, Risk] = {
     # Taking what belongs to somebody else.
     "taking": Risk(
         "illicit and criminal",
-        acts=_words("take, takes, steal, grab, snatch, hide, keep, put, carry, get, sneak, climb, open, run"),
+        acts=_words("go, take, takes, steal, grab, snatch, hide, keep, put, carry, get, sneak, climb, open, run"),
         excuses=_words(f"{_NOT}, ask, asks, asked"),
         reasons=frozenset(("not yours", "must not take", "asking is better", "belongs to", "very sad")),
         better=frozenset(("ask",)),

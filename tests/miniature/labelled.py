@@ -148,7 +148,7 @@ def _labels() -> list[Label]:
     of(  # Say something nice to Rex.
         task(instructions.kind_word, WHO["Rex"]),
         ("You are a good friend, Rex.", "good"),
-        ("I like your ball, Rex.", "good"),
+        ("I like your white ball, Rex.", "good"),
         ("You are a good friend.", "fair"),
         ("You are silly, Rex.", "poor", True),
     )
@@ -172,9 +172,9 @@ def _labels() -> list[Label]:
     of(  # Tell me a story about Mia, a kite and the forest.
         task(story_requests.story, WHO["Mia"], WHAT["kite"], WHERE["forest"]),
         (
-            "One sunny morning, Mia walked to the forest. In her bag was a red kite. Suddenly the wind pulled at the "
-            "red kite, and it flew away. She did not stop until she was on the hill. Was that not the red kite, under a "
-            "bush? Yes, it was! From that day on, Mia held on to the red kite.",
+            "One sunny morning, Mia walked to the forest. In her bag was a red kite. Suddenly the wind pulled at "
+            "the red kite, and it flew away. She did not stop until she was on the hill. Was that not the red kite, "
+            "under a bush? Yes, it was! From that day on, Mia held on to the red kite.",
             "good",
         ),
         (

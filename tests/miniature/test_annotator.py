@@ -55,7 +55,7 @@ def test_accuracy_rises_with_the_rating() -> None:
     """Over pairs of random scores, in the paper's order."""
     annotator, scores = Annotator(1), Annotator(2)
     right, total = Counter[str](), Counter[str]()
-    for _ in range(20_000):
+    for _ in range(5_000):
         x, y = scores._random(), scores._random()
         preference = annotator.prefer(scored(x), scored(y))
         total[preference.rating] += 1
