@@ -1,7 +1,7 @@
 """Loss by size: models of several sizes pretrained on the miniature, for chapter 11.
 
     make book                                    # or what it begins with, `minillama pretrain ...`: the tokens
-    python book/experiments/loss_by_size.py      # 15 runs in runs/loss_by_size, then book/results/loss_by_size.json
+    python book/experiments/loss_by_size.py      # 12 runs in runs/loss_by_size, then book/results/loss_by_size.json
 
 Each run is one of `minillama pretrain --depth L`; stopped, the command goes on where it was.
 """
@@ -63,7 +63,7 @@ def result(depth: int, seed: int, todo: Job, folder: RunFolder) -> dict[str, Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Loss by size, for chapter 11 of the book.")
-    parser.add_argument("--depths", type=int, nargs="+", default=[1, 2, 3, 4, 5], metavar="L")
+    parser.add_argument("--depths", type=int, nargs="+", default=[1, 2, 3, 4], metavar="L")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N")
     parser.add_argument("--steps", type=int, metavar="N", help=f"of each run (default: to read {TOKENS:,} tokens)")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="prepared (default: of the run of `make book`)")
