@@ -11,7 +11,7 @@ corpus.py           all of these, mixed into an endless stream of documents
 grammar.py          the way back: is a sentence one of the world's, and is it true?
 
 chat_phrases.py     the words of requests, refusals and disguises             (data)
-conversation.py     requests with good answers, what they ask for, their splits; JSONL
+conversation.py     requests with good answers, what they ask for, their splits
 instructions.py     harmless requests: facts, lists, sums, what to do
 story_requests.py   harmless requests: tell a story, end it, answer a question about it
 personas.py         instructions that hold for a whole conversation, and whether they are obeyed
@@ -20,6 +20,7 @@ dialogues.py        all of these as endless streams
 risks.py            the words by which a refusal and a violation are known    (data)
 judge.py            how helpful and how safe an answer is
 annotator.py        preferences between two answers, with the errors that people make
+export.py           conversations as JSONL
 """
 
 from minillama.miniature.corpus import Story, corpus, entropy

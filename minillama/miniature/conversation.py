@@ -6,25 +6,22 @@ never the request. A `Conversation` is one or more turns; an answer is judged by
 **Splits** are by content, as in the corpus. Each turn begins by drawing its content, at most three things such as a
 (hero, thing, place) or an (entity, relation), whose positions decide its split, the same for every seed:
 `chooser.held_out` is "test", one in twenty, and so is what pretraining holds out of its stories; another twentieth is
-"validation"; the rest is "train". All turns of a conversation are of its split. A fact or a set of elements that a
-test asks about is never asked about in training, in whatever words, though every member of it is.
+"validation"; the rest is "train". A conversation is of the split of its last turn; what comes before is of the same
+split or of training. A fact or a set of elements that a test asks about is never asked about in training, in whatever
+words, though every member of it is.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
-from pathlib import Path
 from typing import Any, Literal
 
 from minillama.errors import UsageError
 from minillama.miniature.chooser import Chooser, held_out
 from minillama.miniature.personas import Persona
 from minillama.miniature.world import Character, Item
-from minillama.tokenizer.atomic import write_bytes
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -135,25 +132,3 @@ def split_of(i: int, j: int = 0, k: int = 0) -> Split:
     if held_out(i, j, k):
         return "test"
     return "validation" if held_out(i, j, k + 10) else "train"
-
-
-def write_jsonl(
-    path: str | Path, conversations: Iterable[Conversation], count: int, instruction: str = "first"
-) -> None:
-    """Writes the first `count` conversations as JSONL: {"messages": […], "kind": …} a line, and where they are there
-    "category" and "strategy". Raises MinillamaError; then no file is touched.
-    """
-    lines = (json.dumps(record(conversation, instruction)) for conversation in islice(conversations, count))
-    write_bytes(Path(path), "".join(f"{line}\n" for line in lines).encode())
-
-
-def record(conversation: Conversation, instruction: str = "first") -> dict[str, Any]:
-    """A line of the export."""
-    if instruction not in ("first", "every", "none"):
-        raise UsageError(f"instruction: expected first, every or none, found {instruction!r}")
-    known = {"category": conversation.category, "strategy": conversation.strategy}
-    return {
-        "messages": conversation.messages(instruction),  # type: ignore[arg-type]
-        "kind": conversation.kind,
-        **{name: value for name, value in known.items() if value is not None},
-    }

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from minillama.errors import MinillamaError, UsageError
-from minillama.miniature.conversation import SPLITS, Conversation, Draw, Split, Turn, split_of, write_jsonl
+from minillama.miniature.conversation import SPLITS, Conversation, Draw, Split, Turn, split_of
 from minillama.miniature.dialogues import KINDS, MIXTURE, borderline, helpful, personal, unsafe
+from minillama.miniature.export import write_jsonl
 from minillama.miniature.fact_phrases import RELATIONS
 from minillama.miniature.facts import ENTITIES, FACTS
 from minillama.miniature.grammar import examine
