@@ -7,7 +7,8 @@ because it is the weights that take time to read. A long prompt is read in parts
 Every choice of a request draws from a generator of its own, seeded by (seed, choice): it gets the same random numbers
 whatever stands beside it in the batch, those that `generate` gives it as well. Logits still differ in their last bits
 with the size of the batch, since a matrix product sums in another order; so the same seed gives the same tokens unless
-two candidates are as near to each other as float32 rounding.
+two candidates are as near to each other as float32 rounding. The same holds for a prompt whose beginning was read
+before, which is not read again: a conversation that goes on, a system prompt that all have in common.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ class Engine:
         self._cache = RowCache(model.config, rows, like=model.params["norm.weight"])
         self._choices: list[_Choice] = []  # the choice in each row of the cache
         self._reading: tuple[Job, KVCache] | None = None  # the prompt of which a part has been read
+        self._read: deque[tuple[list[int], KVCache]] = deque()  # the last prompts, for others that begin alike
         self._waiting: deque[Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -193,13 +195,29 @@ class Engine:
         with self._changed:
             first = self._waiting[0] if self._waiting else None
             if not self._reading and first and first.request.n <= self.rows - len(self._choices):
-                length = len(self._waiting.popleft().request.prompt)
-                self._reading = first, KVCache(self.model.config, 1, length, like=self.model.params["norm.weight"])
+                self._reading = first, self._begun(self._waiting.popleft().request.prompt)
         return self._reading
+
+    def _begun(self, prompt: list[int]) -> KVCache:
+        """A cache for a prompt, with what an earlier one has in common with it; its last token is always to be read."""
+        cache = KVCache(self.model.config, 1, len(prompt), like=self.model.params["norm.weight"])
+        common = [_common(prompt[:-1], known) for known, _ in self._read]
+        if n := max(common, default=0):
+            known = self._read[common.index(n)][1]
+            cache.keys[:, :, :, :n], cache.values[:, :, :, :n] = known.keys[:, :, :, :n], known.values[:, :, :, :n]
+            cache.used = n
+        return cache
+
+    def _remember(self, prompt: list[int], cache: KVCache) -> None:
+        """Keep a prompt that was read, and of the earlier ones the last: as many tokens in all as fit one context."""
+        self._read.append((prompt, cache))
+        while sum(len(known) for known, _ in self._read) > self.model.config.max_seq_len:
+            self._read.popleft()
 
     def _join(self, job: Job, cache: KVCache, logits: np.ndarray) -> None:
         """Put the choices of a request whose prompt is read into the batch, with their first tokens."""
         self._reading = None
+        self._remember(job.request.prompt, cache)
         first = len(self._choices)
         for number in range(job.request.n):
             choice = _Choice(job, number, self.model.config.max_seq_len, self.tokenizer)
@@ -282,6 +300,11 @@ class _Choice:
         logprob, alternatives = (None, ()) if top is None else _logprobs(logits, self.last, top)
         self.job.tell(Token(self._number, self.last, text, logprob, alternatives, reason))
         return reason is not None
+
+
+def _common(a: list[int], b: list[int]) -> int:
+    """How many tokens a and b begin with in common."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _logprobs(logits: np.ndarray, token: int, top: int) -> tuple[float, tuple[tuple[int, float], ...]]:

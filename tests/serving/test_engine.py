@@ -145,6 +145,28 @@ def test_a_long_prompt_is_read_in_parts_while_the_others_write(monkeypatch: pyte
     assert order.count("writer") == 200 and order.count("reader") == 5
 
 
+def test_what_was_read_before_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = lively(LONG)
+    read: list[int] = []
+    forward = model.forward
+
+    def counting(batch: np.ndarray, **more: object):
+        read.append(batch.size)
+        return forward(batch, **more)  # type: ignore[arg-type]
+
+    system, questions = prompt(100), [prompt(n) for n in (7, 9, 11)]
+    requests = [Request(system + question, GREEDY, 0, max_tokens=1) for question in questions]
+    alone = [as_alone(model, request) for request in requests]
+    monkeypatch.setattr(model, "forward", counting)
+    with running(model) as engine:
+        for request, expected in zip([*requests, requests[0]], [*alone, alone[0]], strict=True):
+            assert Answer(engine, request).all() == expected
+        assert read[0] == 107 and read[1] <= 9 and read[2] <= 11 and read[3] == 1
+        assert Answer(engine, Request(prompt(350), GREEDY, 0, max_tokens=1)).all()  # too long to be kept beside those
+        assert Answer(engine, requests[1]).all() == alone[1]
+        assert read[5] > 100
+
+
 def test_what_ends_a_choice() -> None:
     model = choosing(list(range(12)))
     with running(model, Ends((10,))) as engine:
@@ -204,20 +226,19 @@ def test_a_listener_that_breaks_is_one_that_has_gone() -> None:
 def test_a_step_that_fails_ends_what_it_computed_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     model = lively(TINY)
     forward = model.forward
-    poison = prompt(11)
+    good = Request(prompt(5), BOLD, 1, max_tokens=8)
 
     def failing(batch: np.ndarray, **more: object):
-        if batch.shape[1] == len(poison):
+        if batch.shape[1] > len(good.prompt):
             raise MemoryError
         if len(batch) == 3:
             raise ValueError("three is a crowd")
         return forward(batch, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(model, "forward", failing)
-    good = Request(prompt(5), BOLD, 1, max_tokens=8)
     with running(model, rows=3) as engine:
         first = Answer(engine, good)
-        assert Answer(engine, Request(poison, GREEDY, 0)).next() == Failure("out of memory")
+        assert Answer(engine, Request(prompt(11), GREEDY, 0)).next() == Failure("out of memory")
         assert first.all() == as_alone(lively(TINY), good)
         crowd = Answer(engine, replace(good, n=3))
         events = [crowd.next() for _ in range(4)]
