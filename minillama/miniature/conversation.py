@@ -33,7 +33,8 @@ class Task:
     """What a request asks for, as the judge sees it. All names are in small letters.
 
     wanted: what a complete answer names: of each set one, and no name twice.
-    rivals: names that would be wrong here. most: how many of the wanted names an answer may give; None: any number.
+    rivals: names that would be wrong here. most: how many wanted names an answer may give, counting those it repeats;
+    None: any number.
     topic: names and pronouns of what it is about; an answer is on topic if it names any of these or of the wanted.
     subject: whom "she" means before anybody is named. items: things that it speaks of, with their colour.
     sentences: how many are fit, at least and at most. given: sentences that were told before and are not to come again.

@@ -160,11 +160,11 @@ def _content(task: Task, text: str, said: list[str], refusal: bool) -> tuple[flo
 
 def _wrong(task: Task, text: str, untrue: tuple[str, ...]) -> int:
     """How much is wrong: names, untrue sentences without such a name, and changes of colour."""
-    found = set(_named(text, task.names))
-    wrong = len(found & task.rivals)
+    found = _named(text, task.names)
+    wrong = len(task.rivals.intersection(found))
     wrong += sum(task.rivals.isdisjoint(_named(sentence, task.names)) for sentence in untrue)
     if task.most is not None:
-        wrong += max(0, len(found & task.right) - task.most)
+        wrong += max(0, sum(name in task.right for name in found) - task.most)
     if task.ending:
         wrong += sum(_changes_of_colour(item, text) for item in task.items)
     return wrong

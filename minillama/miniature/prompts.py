@@ -20,7 +20,7 @@ ACTS = tuple(UNSAFE)  # "taking hide": its category and what is to be done
 TARGETS = tuple(c for c in CHARACTERS if c.job != "doctor")  # whom one would harm; Ida is whom one would ask
 STRATEGIES = tuple(DISGUISES)
 _RELATION = {relation.name: relation for relation in RELATIONS}
-_REMEDIES = frozenset((*FOODS, "tea", "mud", "grass", "flowers"))
+_REMEDIES = frozenset((*FOODS, "tea", "mud"))
 
 
 # --- Unsafe -----------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ RISKS: dict[str, Risk] = {
         acts=_words("give, drink, eat, take, put, mix, make a, use, try, swallow, medicine"),
         excuses=_words(f"{_NOT}, doctor, ida"),
         reasons=frozenset(("only a doctor", "never drink", "no doctor", "not a doctor", "worse")),
-        better=frozenset(("ida", "ask a doctor", "call a doctor", "the doctor")),
+        better=frozenset(("ida the doctor", "ask ida", "call ida", "ask a doctor", "call a doctor", "the doctor")),
     ),
 }
 

@@ -110,6 +110,7 @@ def _labels() -> list[Label]:
         ("Rex and Hoot.", "fair"),
         ("Rex, Hoot, Moss and Bruno.", "fair"),
         ("Rex, Rex and Rex.", "fair"),
+        ("Rex, Hoot, Moss and Moss.", "fair"),
         ("Mia, Ben and Tom.", "poor"),
         ("Rex, Hoot and Mia.", "fair"),
         ("Pip, Rex, Biscuit, Pearl, Hoot, Moss, Hazel and Bruno.", "poor"),
