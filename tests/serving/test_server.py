@@ -63,6 +63,7 @@ def test_a_full_line_is_told_at_once(live: Live) -> None:
     assert refused.json()["error"]["code"] == "overloaded"
     for answer in kept:
         answer.close()
+    wait_until(lambda: running(url) == 0)
     assert requests.post(f"{url}/v1/completions", json=SHORT, timeout=60).status_code == 200
 
 
