@@ -51,7 +51,8 @@ def test_who_hangs_up_frees_the_row(live: Live) -> None:
 
 
 def test_a_full_line_is_told_at_once(live: Live) -> None:
-    url = live(tiny_service(context=100_000, rows=1, queue=1))
+    service = tiny_service(context=100_000, rows=1, queue=1)
+    url = live(service)
     kept = [
         requests.post(f"{url}/v1/completions", json=ENDLESS | {"stream": True}, stream=True, timeout=30) for _ in "ab"
     ]
@@ -63,7 +64,7 @@ def test_a_full_line_is_told_at_once(live: Live) -> None:
     assert refused.json()["error"]["code"] == "overloaded"
     for answer in kept:
         answer.close()
-    wait_until(lambda: running(url) == 0)
+    wait_until(lambda: service.engine.load == (0, 0))
     assert requests.post(f"{url}/v1/completions", json=SHORT, timeout=60).status_code == 200
 
 
