@@ -59,8 +59,8 @@ def status_table(results: list[tuple[Chapter, list[Verdict]]]) -> Table:
             cells.append(f"{of_grade.count('solved')}/{len(of_grade)}" if of_grade else "")
         solved, count = list(states.values()).count("solved"), len(chapter.exercises)
         done, total = done + solved, total + count
-        bar = ("█" if unicode_output() else "#") * round(10 * solved / count)
-        empty = ("░" if unicode_output() else "-") * (10 - len(bar))
+        bar = ("█" if unicode_output() else "#") * round(8 * solved / count)
+        empty = ("░" if unicode_output() else "-") * (8 - len(bar))
         table.add_row(chapter.code, chapter.title, *cells, f"{bar}{empty} {solved}/{count}")
     unreadable = [verdicts[0].message for _, verdicts in results if not verdicts[0].name]
     table.caption = "\n".join([f"{done} of {total} exercises solved", *unreadable])
