@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -91,9 +92,17 @@ def test_a_conversation(visit: Visit) -> None:
 
 
 def test_text_comes_as_it_is_written_and_stop_ends_it(visit: Visit) -> None:
-    service = tiny_service(context=100_000)
+    service = tiny_service(context=4096)
+    model = service.engine.model
+    forward = model.forward
+
+    def at_a_human_pace(*args: Any, **options: Any) -> Any:
+        time.sleep(0.02)
+        return forward(*args, **options)
+
+    model.forward = at_a_human_pace  # thousands of tokens a second would keep the browser from the click
     page = visit(service)
-    choose(page, temperature=0, max_tokens=100_000)  # greedy: it never draws the end
+    choose(page, temperature=0, max_tokens=4000)  # greedy: it never draws the end
     ask(page, "hello")
     page.locator(".writing").wait_for()
     wait_until(lambda: len(page.locator(".assistant .said").text_content()) > 20)
