@@ -25,6 +25,7 @@ from minillama.tokenizer.byte_pair import parse_json
 
 Message = Mapping[str, str]  # {"role": …, "content": …}
 ROLES = ("system", "user", "assistant")
+TAGS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")  # Llama 2's
 
 # Unicode noncharacters: no text has them, so they can mark places in one.
 _SEAM, _OPEN, _CLOSE = "\ufdd0", "\ufdd1", "\ufdd2"
@@ -86,7 +87,6 @@ class Llama2Template(ChatTemplate):
     the head of the first user message. The last user message has no answer yet and no eos.
     """
 
-    tags = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
     source = (
         "{% if messages[0]['role'] == 'system' %}{% set system = '<<SYS>>\\n' + messages[0]['content'] + "
         "'\\n<</SYS>>\\n\\n' %}{% set turns = messages[1:] %}{% else %}{% set system = '' %}{% set turns = messages %}"
@@ -123,7 +123,7 @@ class Llama2Template(ChatTemplate):
     def _turns(self, messages: list[dict[str, str]]) -> list[str]:
         """What user and assistant said, by turns, the system message folded into the first."""
         for i, message in enumerate(messages):
-            for tag in self.tags:
+            for tag in TAGS:
                 if tag in message["content"]:
                     raise UsageError(
                         f"message {i}: {tag} is a tag of Llama 2's chat template, not allowed in a message"
@@ -169,7 +169,8 @@ class JinjaTemplate(ChatTemplate):
         return Dialogue([span.id for span in spans], mask)
 
     def __str__(self) -> str:
-        return "the model's own" + (" (ChatML)" if "<|im_start|>" in self.source else "")
+        known = {TAGS_SOURCE: "Llama 2, its tags as tokens"}
+        return known.get(self.source, "the model's own" + (" (ChatML)" if "<|im_start|>" in self.source else ""))
 
     def render(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
         """The template's text, with marks around what its {% generation %} blocks wrote. Raises UsageError."""
@@ -299,14 +300,30 @@ CHATML_SOURCE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-BUILTIN = {"llama2": LLAMA2.source, "chatml": CHATML_SOURCE}
+# Llama 2's turns in a vocabulary that has its tags: each is one token, and nothing has to be refused in a message.
+TAGS_SOURCE = (
+    "{% if messages[0]['role'] == 'system' %}{% set system = '<<SYS>>' + messages[0]['content'] + '<</SYS>>' %}"
+    "{% set turns = messages[1:] %}{% else %}{% set system = '' %}{% set turns = messages %}{% endif %}"
+    "{% for message in turns %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate: user, assistant, user, …') }}{% endif %}"
+    "{% if message['role'] == 'user' %}{{ bos_token + '[INST]' + (system if loop.first else '') + "
+    "message['content'] + '[/INST]' }}{% else %}{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+BUILTIN = {"llama2": LLAMA2.source, "llama2-tags": TAGS_SOURCE, "chatml": CHATML_SOURCE}
 
 
 def builtin(name: str) -> ChatTemplate:
-    """A template by name, for a model that carries none: 'llama2' or 'chatml'. Raises UsageError."""
+    """A template by name, for a model that carries none: 'llama2', 'llama2-tags' or 'chatml'. Raises UsageError."""
     if name not in BUILTIN:
         raise UsageError(f"unknown chat template {name!r}: expected one of {', '.join(BUILTIN)}")
     return ChatTemplate.from_source(BUILTIN[name], name)
+
+
+def suited(tokenizer: Tokenizer) -> ChatTemplate:
+    """The template to teach a base model: the one whose tags are tokens of its vocabulary, else Llama 2's."""
+    if all(tag in tokenizer.specials for tag in TAGS):
+        return builtin("llama2-tags")
+    return builtin("chatml" if {"<|im_start|>", "<|im_end|>"} <= tokenizer.specials.keys() else "llama2")
 
 
 def require(template: ChatTemplate | None, model: str) -> ChatTemplate:

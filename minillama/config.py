@@ -209,13 +209,13 @@ PRESETS: dict[str, LlamaConfig] = {
     "stories15m": _stories(288, 6, 6, 768, 256),
     "stories42m": _stories(512, 8, 8, 1376, 1024),
     "stories110m": _stories(768, 12, 12, 2048, 1024),
-    "mini": LlamaConfig(128, 4, 4, 344, vocab_size=1024, n_kv_heads=2, max_seq_len=512, tie_embeddings=True),
+    "mini": LlamaConfig(128, 4, 4, 344, vocab_size=1024, n_kv_heads=2, max_seq_len=1024, tie_embeddings=True),
     "small": LlamaConfig(384, 8, 6, 1024, vocab_size=8192, n_kv_heads=2, max_seq_len=1024, tie_embeddings=True),
     "base": LlamaConfig(768, 12, 12, 2048, vocab_size=32_000, max_seq_len=1024, tie_embeddings=True),
 }
 
 
-def scaled(depth: int, vocab_size: int = 1024, max_seq_len: int = 512) -> LlamaConfig:
+def scaled(depth: int, vocab_size: int = 1024, max_seq_len: int = 1024) -> LlamaConfig:
     """A family on one dial: L = H = `depth`, D = 4 (L + 4), and so C = L D; K = H / 2, F about 8/3 C, tied embeddings.
 
     Depth 4 is the preset mini; at 8 and 12 the model is as wide as small and base. The ratio of width to depth, 32 at 4

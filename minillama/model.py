@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from minillama import layers
-from minillama.backend import Array, Device, device_of, get_array_module, resolve_device, to_device, to_host
+from minillama.backend import Array, Device, device_of, get_array_module, resolve_device, to_device
 from minillama.config import LlamaConfig
 from minillama.errors import UsageError
 from minillama.params import Params, check_shapes, empty_params, side_by_side
+
+if TYPE_CHECKING:
+    from minillama.weights import Checkpoint
 
 
 class Llama:
@@ -65,8 +68,7 @@ class Llama:
         """Write a checkpoint: a Hugging Face folder, which transformers opens as it is."""
         from minillama import weights
 
-        params = {name: to_host(x) for name, x in self.params.items()}
-        weights.save(weights.Checkpoint(config=self.config, params=params), folder, to="huggingface")
+        weights.save(self.checkpoint(), folder, to="huggingface")
 
     @property
     def xp(self) -> Any:
@@ -83,33 +85,52 @@ class Llama:
         """The type of the parameters, and so of all arithmetic."""
         return self.params["norm.weight"].dtype
 
+    @property
+    def trained(self) -> Params:
+        """What training changes, by name: here all parameters."""
+        return self.params
+
+    def checkpoint(self) -> Checkpoint:
+        """What `weights.save` writes of the model."""
+        from minillama.weights import Checkpoint
+
+        return Checkpoint(self.config, self.params)
+
     def forward(
-        self, tokens: Array, *, mask: Array | None = None, cache: KVCache | None = None, recompute: bool = False
+        self,
+        tokens: Array,
+        *,
+        mask: Array | None = None,
+        starts: np.ndarray | None = None,
+        cache: KVCache | None = None,
+        recompute: bool = False,
     ) -> tuple[Array, Any]:
         """Hidden states after the final norm.
 
         tokens: (B, T) integers. mask: (B, T) bool, false where a token is padding, left or right: padding changes no
-        number of a real token. cache: continue after the positions it holds, and add these; padding is then the
-        cache's own (see KVCache), and nothing is kept for a backward pass. recompute: keep only each block's input, and
-        let `backward` run the block once more (Chen et al., arXiv:1604.06174): a third more work for a fraction of the
-        memory. Returns hidden (B, T, C) and what `backward` needs (None with a cache). Raises UsageError for tokens
-        that are not in the vocabulary or do not fit.
+        number of a real token. starts: (B, T) integers on the host, for several texts in one row: the place in the row
+        where a token's own text begins. It sees nothing before that, and positions are counted from there. cache:
+        continue after the positions it holds, and add these; padding is then the cache's own (see KVCache), and nothing
+        is kept for a backward pass. recompute: keep only each block's input, and let `backward` run the block once more
+        (Chen et al., arXiv:1604.06174): a third more work for a fraction of the memory. Returns hidden (B, T, C) and
+        what `backward` needs (None with a cache). Raises UsageError for tokens that are not in the vocabulary or do not
+        fit.
         """
         config, p = self.config, self.params
         tokens = self._check_tokens(tokens, cache)
         if cache is None:
             mask = None if mask is None else self.xp.asarray(mask)
-            positions = _positions(tokens, mask)
+            positions = _positions(self.xp, tokens, mask, starts)
         else:
-            if mask is not None:
-                raise UsageError("a mask and a cache exclude each other: the cache knows its padding")
+            if mask is not None or starts is not None:
+                raise UsageError("a mask or starts and a cache exclude each other: the cache knows its padding")
             positions, mask = cache.extend(tokens.shape[1])
         rotations = self._rotation_table(tokens.shape[1] if cache is None else cache.length)[positions]
 
         x, embedded = layers.embedding(tokens, p["tok_embeddings.weight"])  # (B, T) -> (B, T, C)
         blocks = []
         for i in range(config.n_layers):
-            block = partial(self._block_forward, i, x, rotations, mask, cache)
+            block = partial(self._block_forward, i, x, rotations, mask, starts, cache)
             x, saved = block()
             blocks.append(block if recompute else saved)
         hidden, normed = layers.rmsnorm(x, p["norm.weight"], config.norm_eps)
@@ -140,41 +161,61 @@ class Llama:
         return dhidden, {self._head_name(): dweight}
 
     def _block_forward(
-        self, i: int, x: Array, rotations: Array, mask: Array | None, cache: KVCache | None
+        self,
+        i: int,
+        x: Array,
+        rotations: Array,
+        mask: Array | None,
+        starts: np.ndarray | None,
+        cache: KVCache | None,
     ) -> tuple[Array, tuple | None]:
         """One transformer block: x + attention(norm(x)), then x + feed_forward(norm(x))."""
-        config, w = self.config, self._block_weights(i)
+        config, p = self.config, self.params
+        attention, feed_forward = f"layers.{i}.attention.", f"layers.{i}.feed_forward."
         B, T, _ = x.shape
         D = config.head_dim
 
-        h, norm1 = layers.rmsnorm(x, w["attention_norm"], config.norm_eps)
-        (q, wq), (k, wk), (v, wv) = self._project(h, w, ("wq", "wk", "wv"), joined=cache is not None)
+        h, norm1 = layers.rmsnorm(x, p[f"layers.{i}.attention_norm.weight"], config.norm_eps)
+        names = tuple(f"{attention}{name}.weight" for name in ("wq", "wk", "wv"))
+        (q, wq), (k, wk), (v, wv) = self._project(h, names, joined=cache is not None)
         q, rope_q = layers.rope(q.reshape(B, T, config.n_heads, D), rotations)
         k, rope_k = layers.rope(k.reshape(B, T, config.n_kv_heads, D), rotations)
         v = v.reshape(B, T, config.n_kv_heads, D)
         if cache is not None:
             k, v = cache.store(i, k, v)  # (B, T, K, D) -> (B, S, K, D)
-        out, attended = layers.attention(q, k, v, mask=mask, window=config.sliding_window, keep=cache is None)
-        out, wo = layers.linear(out.reshape(B, T, -1), w["wo"])  # (B, T, H*D) -> (B, T, C)
+        out, attended = layers.attention(
+            q, k, v, mask=mask, window=config.sliding_window, starts=starts, keep=cache is None
+        )
+        out, wo = self._linear(out.reshape(B, T, -1), f"{attention}wo.weight")  # (B, T, H*D) -> (B, T, C)
         x = x + out
 
-        h, norm2 = layers.rmsnorm(x, w["ffn_norm"], config.norm_eps)
-        (gate, w1), (up, w3) = self._project(h, w, ("w1", "w3"), joined=cache is not None)
+        h, norm2 = layers.rmsnorm(x, p[f"layers.{i}.ffn_norm.weight"], config.norm_eps)
+        names = (f"{feed_forward}w1.weight", f"{feed_forward}w3.weight")
+        (gate, w1), (up, w3) = self._project(h, names, joined=cache is not None)
         h, act = layers.swiglu(gate, up)
-        out, w2 = layers.linear(h, w["w2"])  # (B, T, F) -> (B, T, C)
+        out, w2 = self._linear(h, f"{feed_forward}w2.weight")  # (B, T, F) -> (B, T, C)
         x = x + out
         if cache is not None:
             return x, None
         return x, (norm1, wq, wk, wv, rope_q, rope_k, attended, wo, norm2, w1, w3, act, w2)
 
-    def _project(self, x: Array, w: Params, names: tuple[str, ...], joined: bool) -> list[tuple[Array, Any]]:
+    def _linear(self, x: Array, name: str) -> tuple[Array, Any]:
+        """x (..., I) times the matrix called `name`, and what `_linear_backward` needs."""
+        return layers.linear(x, self.params[name])
+
+    def _linear_backward(self, dy: Array, name: str, saved: Any, grads: Params) -> Array:
+        """dx (..., I), given dy (..., O). Puts the gradient of what is trained there into `grads`."""
+        dx, grads[name] = layers.linear_backward(dy, saved)
+        return dx
+
+    def _project(self, x: Array, names: tuple[str, ...], joined: bool) -> list[tuple[Array, Any]]:
         """x (B, T, C) times each of the named matrices: (y, saved) a matrix. joined: nothing needs to be saved, so
         matrices that lie side by side are multiplied as one; one large product reads memory faster than three.
         """
-        matrices = [w[name] for name in names]
+        matrices = [self.params[name] for name in names]
         whole = self._joined(matrices) if joined else None
         if whole is None:
-            return [layers.linear(x, matrix) for matrix in matrices]
+            return [self._linear(x, name) for name in names]
         y, _ = layers.linear(x, whole)  # (B, T, C) -> (B, T, ΣO)
         ends = np.cumsum([len(matrix) for matrix in matrices]).tolist()
         return [(y[..., end - len(matrix) : end], None) for matrix, end in zip(matrices, ends, strict=True)]
@@ -193,33 +234,22 @@ class Llama:
         attention, feed_forward = f"layers.{i}.attention.", f"layers.{i}.feed_forward."
         B, T, _ = dx.shape
 
-        dh, grads[feed_forward + "w2.weight"] = layers.linear_backward(dx, w2)
+        dh = self._linear_backward(dx, f"{feed_forward}w2.weight", w2, grads)
         dgate, dup = layers.swiglu_backward(dh, act)
-        dh, grads[feed_forward + "w1.weight"] = layers.linear_backward(dgate, w1)
-        dh_up, grads[feed_forward + "w3.weight"] = layers.linear_backward(dup, w3)
-        dh += dh_up  # h fed both matrices
+        dh = self._linear_backward(dgate, f"{feed_forward}w1.weight", w1, grads)
+        dh += self._linear_backward(dup, f"{feed_forward}w3.weight", w3, grads)  # h fed both matrices
         dnorm, grads[f"layers.{i}.ffn_norm.weight"] = layers.rmsnorm_backward(dh, norm2)
         dx = dx + dnorm
 
-        dout, grads[attention + "wo.weight"] = layers.linear_backward(dx, wo)
+        dout = self._linear_backward(dx, f"{attention}wo.weight", wo, grads)
         dq, dk, dv = layers.attention_backward(dout.reshape(B, T, -1, self.config.head_dim), attended)
         dq = layers.rope_backward(dq, rope_q).reshape(B, T, -1)  # (B, T, H, D) -> (B, T, H*D)
         dk = layers.rope_backward(dk, rope_k).reshape(B, T, -1)  # (B, T, K, D) -> (B, T, K*D)
-        dh, grads[attention + "wq.weight"] = layers.linear_backward(dq, wq)
-        dh_k, grads[attention + "wk.weight"] = layers.linear_backward(dk, wk)
-        dh_v, grads[attention + "wv.weight"] = layers.linear_backward(dv.reshape(B, T, -1), wv)
-        dh += dh_k  # h fed all three
-        dh += dh_v
+        dh = self._linear_backward(dq, f"{attention}wq.weight", wq, grads)
+        dh += self._linear_backward(dk, f"{attention}wk.weight", wk, grads)  # h fed all three
+        dh += self._linear_backward(dv.reshape(B, T, -1), f"{attention}wv.weight", wv, grads)
         dnorm, grads[f"layers.{i}.attention_norm.weight"] = layers.rmsnorm_backward(dh, norm1)
         return dx + dnorm
-
-    def _block_weights(self, i: int) -> Params:
-        """The weights of block i, each under the last part of its name."""
-        p, block = self.params, f"layers.{i}."
-        names = {"attention_norm": "attention_norm", "ffn_norm": "ffn_norm"}
-        names |= {name: f"attention.{name}" for name in ("wq", "wk", "wv", "wo")}
-        names |= {name: f"feed_forward.{name}" for name in ("w1", "w2", "w3")}
-        return {name: p[f"{block}{path}.weight"] for name, path in names.items()}
 
     def _head_name(self) -> str:
         return "tok_embeddings.weight" if self.config.tie_embeddings else "output.weight"
@@ -293,9 +323,14 @@ class KVCache:
         self.pads = None if self.pads is None else self.pads[rows]
 
 
-def _positions(tokens: Array, mask: Array | None) -> Any:
-    """Position of each token among the real ones: a slice without padding, else (B, T)."""
+def _positions(xp: Any, tokens: Array, mask: Array | None, starts: np.ndarray | None) -> Any:
+    """Position of each token among the real ones of its text: a slice where there is one text and no padding, else
+    (B, T).
+    """
+    if starts is not None:
+        if mask is not None:
+            raise UsageError("a mask and starts exclude each other: padding is a text of its own")
+        return xp.asarray(np.arange(tokens.shape[1]) - starts)
     if mask is None:
         return slice(0, tokens.shape[1])
-    xp = get_array_module(mask)
     return xp.maximum(xp.cumsum(mask, axis=1) - 1, 0)

@@ -40,7 +40,7 @@ EQUIVALENT = {
     "rope_frequencies: np.clip((turns": "the middle one of three numbers, whatever their order",
     "rope_frequencies: head_dim > 2 -> head_dim > 3": "a head's width is even",
     "attention: if keep": "only memory: the result is dropped at the end",
-    "_blocks: past + start if window is None and mask is None else first -> past + start if False": "more is compared,"
+    "_blocks: past + start if causal else seen.start -> past + start if False": "more is compared,"
     " and no more is hidden",
     "_blocks: past + start -> past": "the same",
     "_blocks: past + start -> start": "the same",

@@ -37,6 +37,46 @@ def padded(prompts: list[np.ndarray], side: str) -> tuple[np.ndarray, np.ndarray
     return batch, mask
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("window", [None, 4])
+def test_texts_packed_in_one_row_know_nothing_of_each_other(window: int | None, recompute: bool) -> None:
+    """Hidden states, loss and gradients are those of each text alone, whatever stands before it."""
+    model = lively(replace(TINY, sliding_window=window), np.float64)
+    texts = [tokens(n, seed=n) for n in (7, 1, 5, 4, 9)]
+    rows, starts = np.zeros((2, 15), int), np.zeros((2, 15), int)
+    places = [(0, 0), (0, 7), (0, 8), (1, 2), (1, 6)]  # two tokens of something else come first in the second row
+    rows[1, :2] = 30, 29
+    counts = np.zeros((2, 15), bool)
+    for text, (row, start) in zip(texts, places, strict=True):
+        at = row, slice(start, start + len(text))
+        rows[at], starts[at], counts[at] = text, start, True
+    starts[0, 13:] = 13
+    targets = tokens(2, 15, seed=8)
+    hidden, _ = model.forward(rows, starts=starts)
+    loss, grads = next_token_loss(model, rows, targets, loss_mask=counts, starts=starts, recompute=recompute)
+    alone_loss, alone_grads = 0.0, {}
+    for text, (row, start) in zip(texts, places, strict=True):
+        at = row, slice(start, start + len(text))
+        alone, _ = model.forward(text[None])
+        np.testing.assert_allclose(hidden[at], alone[0], rtol=0, atol=1e-12)
+        part, more = next_token_loss(model, text[None], targets[at][None], count=float(counts.sum()))
+        alone_loss += part
+        accumulate(alone_grads, more)
+    assert loss == pytest.approx(alone_loss, rel=1e-12)
+    for name, grad in grads.items():
+        np.testing.assert_allclose(grad, alone_grads[name], rtol=0, atol=1e-12, err_msg=name)
+    leaky, _ = model.forward(rows)
+    assert abs(leaky[0, 8:13] - hidden[0, 8:13]).max() > 0.1  # simply one after the other, they do know
+
+
+def test_starts_exclude_masks_and_caches() -> None:
+    model, starts = lively(TINY), np.zeros((1, 3), int)
+    with pytest.raises(UsageError, match="a mask and starts exclude each other"):
+        model.forward(tokens(1, 3), mask=np.ones((1, 3), bool), starts=starts)
+    with pytest.raises(UsageError, match="exclude each other: the cache knows its padding"):
+        model.forward(tokens(1, 3), starts=starts, cache=KVCache(TINY, 1, 4, like=model.params["norm.weight"]))
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("window", [None, 4])
 def test_padding_changes_no_number(side: str, window: int | None) -> None:

@@ -25,14 +25,22 @@ CACHED = 1 << 19  # scores at a time: 2 MB
 
 
 def attention(
-    q: Array, k: Array, v: Array, *, mask: Array | None = None, window: int | None = None, keep: bool = True
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    mask: Array | None = None,
+    window: int | None = None,
+    starts: np.ndarray | None = None,
+    keep: bool = True,
 ) -> tuple[Array, tuple | None]:
     """out = softmax(q kᵀ / √D) v, each query seeing the keys up to its own position.
 
     q: (B, T, H, D) float. k, v: (B, S, K, D), S ≥ T: the queries are the last T of the S positions (the others are a
     KV cache). mask: (B, S) bool, false where a key is padding. window: see only the last `window` positions, oneself
-    included. keep: whether to keep what the backward pass needs. Returns out (B, T, H, D); a query that may see
-    nothing gets 0.
+    included. starts: (B, T) integers on the host, the first position that each query sees: of several texts in one row,
+    where its own begins; S = T then. keep: whether to keep what the backward pass needs. Returns out (B, T, H, D); a
+    query that may see nothing gets 0.
     """
     xp = get_array_module(q)
     B, T, H, D = q.shape
@@ -41,7 +49,7 @@ def attention(
     keys, values = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)  # (B, S, K, D) -> (B, K, S, D), views
     out = xp.empty((B, K, T * (H // K), D), q.dtype)
     blocks = []
-    for rows, queries, seen, hidden in _blocks(xp, B, T, S, K, H // K, mask, window):
+    for rows, queries, seen, hidden in _blocks(xp, B, T, S, K, H // K, mask, window, starts):
         scores = keys[rows, :, seen] @ q[rows, :, queries].swapaxes(2, 3)  # (b, K, s, D) @ (b, K, D, t*G)
         if hidden is not None:
             xp.copyto(scores[:, :, -hidden.shape[2] :], -math.inf, where=hidden)
@@ -96,7 +104,15 @@ def _ungroup(x: Array, T: int) -> Array:
 
 
 def _blocks(
-    xp: Any, B: int, T: int, S: int, K: int, G: int, mask: Array | None, window: int | None
+    xp: Any,
+    B: int,
+    T: int,
+    S: int,
+    K: int,
+    G: int,
+    mask: Array | None,
+    window: int | None,
+    starts: np.ndarray | None,
 ) -> Iterator[tuple[slice, slice, slice, Array | None]]:
     """For each block: its sequences, its queries in (B, K, T*G, D), the keys they may see, and which pairs are hidden.
 
@@ -110,23 +126,28 @@ def _blocks(
         stop = min(start + size, T)
         first = 0 if window is None else max(0, past + start - window + 1)
         last = past + stop
-        queries, seen = slice(start * G, stop * G), slice(first, last)
-        hidden = None
-        if stop - start > 1:
-            query = xp.repeat(xp.arange(past + start, last), G)  # (t*G,)
-            # Without a window or padding, all keys before the block are seen: only the block's own triangle is hidden.
-            key = xp.arange(past + start if window is None and mask is None else first, last)[:, None]  # (s', 1)
-            hidden = key > query  # (s', t*G)
-            if window is not None:
-                hidden |= key <= query - window
-            hidden = hidden[None, None]  # (1, 1, s', t*G)
+        queries = slice(start * G, stop * G)
+        query = xp.repeat(xp.arange(past + start, last), G)  # (t*G,)
         for row in range(0, B, sequences):
             rows = slice(row, min(row + sequences, B))
-            if mask is None:
-                yield rows, queries, seen, hidden
-            else:
+            hidden = None
+            begin = None if starts is None else starts[rows, start:stop]  # (b, t)
+            seen = slice(first if begin is None else max(first, int(begin.min())), last)
+            # With causality alone all keys before the block are seen: only the block's own triangle is hidden.
+            causal = window is None and mask is None and begin is None
+            key = xp.arange(past + start if causal else seen.start, last)[:, None]  # (s', 1)
+            if stop - start > 1:
+                hidden = key > query  # (s', t*G)
+                if window is not None:
+                    hidden |= key <= query - window
+                hidden = hidden[None, None]  # (1, 1, s', t*G)
+            if begin is not None:
+                before = key < xp.repeat(xp.asarray(begin), G, axis=1)[:, None, None]  # (s', 1) < (b, 1, 1, t*G)
+                hidden = before if hidden is None else before | hidden
+            if mask is not None:
                 padding = ~mask[rows, None, seen, None]  # (b, 1, s, 1)
-                yield rows, queries, seen, padding if hidden is None else padding | hidden
+                hidden = padding if hidden is None else padding | hidden
+            yield rows, queries, seen, hidden
 
 
 def _exp_and_sum(xp: Any, scores: Array) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ def train(
     *,
     character_coverage: float = CHARACTER_COVERAGE,
     max_sentences: int = 1_000_000,
+    control: Sequence[str] = (),
     seed: int = 0,
     where: str = "text",
 ) -> SentencePieceTokenizer:
@@ -52,14 +53,16 @@ def train(
     the most frequent to the rarest. A line of a text is a sentence, so no piece holds a line break: that is a byte.
     character_coverage: the share of the characters of all texts, 0.98 to 1, that get a piece of their own.
     max_sentences: a source of more sentences is sampled, each sentence with the same chance; that bounds the memory.
-    seed: of the sample. The same texts, sizes and seed give the same bytes of `.model` on any machine.
+    control: names of further control tokens, which no text becomes: the tags of a chat template. They have the ids
+    after </s>. seed: of the sample. The same texts, sizes and seed give the same bytes of `.model` on any machine.
     where: what to call the texts in error messages.
 
     Raises MinillamaError where the texts are empty or cannot support `vocab_size`, UsageError for sizes that no text
     can. Source: arXiv:1508.07909 (the algorithm), arXiv:1808.06226 (the library).
     """
-    if not SMALLEST <= vocab_size < 2**31:
-        raise UsageError(f"vocabulary of {vocab_size}: expected at least {SMALLEST}, and below 2^31")
+    smallest = SMALLEST + len(control)
+    if not smallest <= vocab_size < 2**31:
+        raise UsageError(f"vocabulary of {vocab_size}: expected at least {smallest}, and below 2^31")
     if not 0.98 <= character_coverage <= 1:
         raise UsageError(f"character coverage {character_coverage}: expected 0.98 to 1")
     if max_sentences < 1:
@@ -67,7 +70,9 @@ def train(
     sample = _sample(_sentences(texts), max_sentences, seed)
     if not sample:
         raise MinillamaError(f"{where}: expected text to learn a vocabulary from, found none")
-    return SentencePieceTokenizer(_spaces_last(_train(sample, vocab_size, character_coverage, where)), where=where)
+    return SentencePieceTokenizer(
+        _spaces_last(_train(sample, vocab_size, character_coverage, control, where)), where=where
+    )
 
 
 def save_sentencepiece(tokenizer: SentencePieceTokenizer, path: str | Path) -> None:
@@ -104,7 +109,7 @@ def _sample(sentences: Iterable[bytes], most: int, seed: int) -> list[bytes]:
     return kept
 
 
-def _train(sample: list[bytes], vocab_size: int, coverage: float, where: str) -> bytes:
+def _train(sample: list[bytes], vocab_size: int, coverage: float, control: Sequence[str], where: str) -> bytes:
     from sentencepiece import SentencePieceTrainer
 
     model = io.BytesIO()
@@ -114,25 +119,26 @@ def _train(sample: list[bytes], vocab_size: int, coverage: float, where: str) ->
             model_writer=model,
             vocab_size=vocab_size,
             character_coverage=coverage,
+            control_symbols=list(control),
             minloglevel=2,  # errors only, and those are raised
             **LLAMA2,
         )
     except (RuntimeError, ValueError, OSError) as error:
-        reason = _in_our_words(str(error), vocab_size)
+        reason = _in_our_words(str(error), vocab_size, len(control))
         raise MinillamaError(f"{where}: {reason}") from None
     return model.getvalue()
 
 
-def _in_our_words(message: str, vocab_size: int) -> str:
+def _in_our_words(message: str, vocab_size: int, control: int) -> str:
     """What SentencePiece's two errors about sizes mean; another one as it is."""
     if most := re.search(r"set it to a value <= (\d+)", message):
         return (
             f"expected a vocabulary of at most {int(most[1]):,}, the most that this text supports, found {vocab_size:,}"
         )
     if least := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
-        characters = int(least[1]) - 259
+        characters = int(least[1]) - 259 - control
         return (
-            f"expected a vocabulary of at least {int(least[1]):,} (256 bytes, 3 special tokens and this text's "
+            f"expected a vocabulary of at least {int(least[1]):,} (256 bytes, {3 + control} special tokens and this text's "
             f"{characters:,} characters), found {vocab_size:,}"
         )
     return (

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from minillama.backend import Array
+from minillama.chat import ChatTemplate
 from minillama.errors import MinillamaError, UsageError
 from minillama.model import Llama
 from minillama.params import Params
@@ -158,13 +159,14 @@ def train(
     settings: Settings,
     *,
     tokenizer: Tokenizer | None = None,
+    chat_template: ChatTemplate | None = None,
     comm: Communicator | None = None,
 ) -> Progress:
     """Train `model`, in place, for the steps that the run in `folder` still lacks.
 
     The steps done are taken from the newest whole checkpoint, and from there every number is as if there had been no
     break: to the bit with the same threads, ranks and micro-batches, else to rounding. settings: what the numbers
-    depend on; a checkpoint of others is refused. tokenizer: goes into the checkpoints.
+    depend on; a checkpoint of others is refused. tokenizer, chat_template: go into the checkpoints.
 
     Returns where the run is: after the last step, with the trained model in the folder itself; or, after Ctrl-C or
     SIGTERM, before it, with a checkpoint to go on from. Raises MinillamaError for a loss or a gradient that is not
@@ -172,7 +174,7 @@ def train(
     is not made, and nothing is saved from there; and where a file cannot be read or written.
     """
     comm = SingleProcess() if comm is None else comm
-    trainer = _Trainer(model, stage, options, folder, settings, tokenizer, comm)
+    trainer = _Trainer(model, stage, options, folder, settings, tokenizer, chat_template, comm)
     notices = trainer.restore()
     with closing(trainer.open_logs()) as trainer.log, Interrupts() as interrupts:
         for notice in notices:
@@ -192,10 +194,11 @@ class _Trainer:
         folder: RunFolder,
         settings: Settings,
         tokenizer: Tokenizer | None,
+        chat_template: ChatTemplate | None,
         comm: Communicator,
     ) -> None:
         self.model, self.stage, self.options, self.folder = model, stage, options, folder
-        self.settings, self.tokenizer, self.comm = settings, tokenizer, comm
+        self.settings, self.tokenizer, self.chat_template, self.comm = settings, tokenizer, chat_template, comm
         self.schedule = options.schedule()
         self.checkpoints = Checkpoints(folder.checkpoints, options.keep_last)
         self.workers = Workers(model, options.threads or max(1, usable_cores() // comm.local_size))
@@ -218,7 +221,7 @@ class _Trainer:
             self.progress = Progress.from_json(place, saved.trainer.get("progress"))
             self.saved = self.progress.step
             for name, value in saved.model.params.items():
-                self.model.params[name][...] = self.model.xp.asarray(value)
+                self.model.trained[name][...] = self.model.xp.asarray(value)
             notices.append(f"going on after step {self.progress.step}")
             notices += _changes(saved.trainer.get("how", {}), self.how)
         workers, decay = self.workers, self.options.weight_decay
@@ -336,7 +339,7 @@ class _Trainer:
 
     def checkpoint(self) -> Checkpoint:
         """The model as it is now."""
-        return Checkpoint(self.model.config, self.model.params, self.tokenizer)
+        return replace(self.model.checkpoint(), tokenizer=self.tokenizer, chat_template=self.chat_template)
 
     def anyone(self, asked: bool) -> bool:
         """Whether one rank at least says so."""

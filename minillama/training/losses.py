@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from minillama import layers
 from minillama.backend import Array
 from minillama.model import Llama
@@ -15,17 +17,19 @@ def next_token_loss(
     *,
     loss_mask: Array | None = None,
     mask: Array | None = None,
+    starts: np.ndarray | None = None,
     count: float | None = None,
     recompute: bool = False,
 ) -> tuple[Array, Params]:
     """Mean cross-entropy of the next token, and its gradient for every parameter.
 
     tokens, targets: (B, T) integers; targets[b, t] is the token that follows tokens[b, t]. loss_mask: (B, T) bool,
-    true where a target counts. mask: (B, T) bool, false where a token is padding. count: what the sum over the targets
+    true where a target counts. mask: (B, T) bool, false where a token is padding. starts: (B, T) integers on the host,
+    of packed rows: see `Llama.forward`. count: what the sum over the targets
     is divided by, where these rows are a part of a larger batch; None: the targets that count here. recompute: see
     `Llama.forward`. Returns the loss (0-d, nats) and a dict under the parameters' names.
     """
-    hidden, saved = model.forward(tokens, mask=mask, recompute=recompute)
+    hidden, saved = model.forward(tokens, mask=mask, starts=starts, recompute=recompute)
     logits = model.logits(hidden)
     loss_mask = None if loss_mask is None else model.xp.asarray(loss_mask)
     loss, saved_loss = layers.cross_entropy(logits, model.xp.asarray(targets), loss_mask, count=count, overwrite=True)

@@ -15,6 +15,7 @@ from rich.console import Console
 from minillama import catalog, layers, weights
 from minillama import config as shapes
 from minillama.backend import Array, Device, to_device, to_host
+from minillama.chat import TAGS
 from minillama.config import LlamaConfig
 from minillama.data import TokenData, documents, is_prepared, tokenize
 from minillama.data.sources import find_source
@@ -245,7 +246,10 @@ def pretrain(job: Job, folder: RunFolder, comm: Communicator, overwrite: bool = 
 
 
 def _prepare(job: Job, folder: RunFolder) -> None:
-    """Tokens in the folder, by a tokenizer trained on the same text where none is given; unless they are there."""
+    """Tokens in the folder, by a tokenizer trained on the same text where none is given; unless they are there.
+
+    A trained one has the tags of chats as tokens: a later finetuning then spends 4 tokens a turn on them, and not 18.
+    """
     if is_prepared(job.source):
         return
     tokenizer = job.tokenizer
@@ -255,6 +259,6 @@ def _prepare(job: Job, folder: RunFolder) -> None:
             texts = (document.text for document in documents(job.source) if document.split != "validation")
             size = job.config.vocab_size
             with Console(stderr=True).status(f"learning a vocabulary of {size:,}"):  # shows nothing without a terminal
-                save_sentencepiece(train_tokenizer(texts, size, where=job.source), path)
+                save_sentencepiece(train_tokenizer(texts, size, control=TAGS, where=job.source), path)
         tokenizer = from_sentencepiece(path)
     tokenize(job.source, tokenizer, folder.data)

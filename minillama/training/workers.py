@@ -31,10 +31,10 @@ class Workers:
     """
 
     def __init__(self, model: Llama, threads: int | None = None) -> None:
-        """Moves the parameters of `model` into one flat array. threads None: as many as this process has cores."""
+        """Moves what is trained of `model` into one flat array. threads None: as many as this process has cores."""
         keep_freed_memory()
         self.model = model
-        self.params, self.matrices = flatten(model.params)
+        self.params, self.matrices = flatten(model.trained)
         self.threads = Threads(threads if model.xp is np else 1)
         self._grads = model.xp.zeros_like(self.params)
 
@@ -60,7 +60,7 @@ class Workers:
         def add(part: slice) -> None:
             """The threads' gradients into one array: the elements `part` of it."""
             stop = 0
-            for name, p in self.model.params.items():
+            for name, p in self.model.trained.items():
                 start, stop = stop, stop + p.size
                 inside = slice(max(part.start, start), min(part.stop, stop))
                 if inside.start < inside.stop:

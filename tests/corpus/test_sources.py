@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import hashlib
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from minillama import miniature
 from minillama.catalog import RemoteFile
 from minillama.data import Document, documents, sources
 from minillama.errors import MinillamaError, UsageError
@@ -204,6 +206,21 @@ def test_miniature() -> None:
         sources.find_source(f"miniature:{n}", seed=seed).identity() for n, seed in ((20, 3), (21, 3), (20, 4))
     ]
     assert len({json.dumps(identity) for identity in identities}) == 3
+
+
+def test_the_code_of_the_miniature_s_text_is_known() -> None:
+    """Its identity covers the modules that the corpus comes from, all of them and no others."""
+    folder = Path(miniature.__file__).parent
+    found, todo = set(), ["corpus"]
+    while todo:
+        module = todo.pop()
+        if module in found or not (folder / f"{module}.py").is_file():
+            continue
+        found.add(module)
+        for node in ast.walk(ast.parse((folder / f"{module}.py").read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("minillama.miniature"):
+                todo += [node.module.rpartition(".")[2], *(name.name for name in node.names)]
+    assert sorted(found) == sorted(sources.MINIATURE_CODE)
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:

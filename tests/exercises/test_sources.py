@@ -121,7 +121,7 @@ def test_forward_and_gradients_are_the_package_s():
     rotations = layers.rope_rotations(np.arange(4), layers.rope_frequencies(config.head_dim), np.float64)
     blocks = []
     for i in range(config.n_layers):
-        x, block_saved = ch08_llama.block(x, model._block_weights(i), rotations, config)
+        x, block_saved = ch08_llama.block(x, ch08_llama.block_weights(model.params, i), rotations, config)
         blocks.append(block_saved)
     expected = model.backward(np.ones_like(hidden), saved)
     dx, _ = layers.rmsnorm_backward(np.ones_like(hidden), layers.rmsnorm(x, model.params["norm.weight"], 1e-5)[1])

@@ -51,14 +51,23 @@ def _rope_case(name: str, layout: str, positions: np.ndarray, theta: float = 100
 
 
 def _attention_case(
-    name: str, B: int, T: int, S: int, H: int, K: int, D: int, mask: np.ndarray | None = None, window: int | None = None
+    name: str,
+    B: int,
+    T: int,
+    S: int,
+    H: int,
+    K: int,
+    D: int,
+    mask: np.ndarray | None = None,
+    window: int | None = None,
+    starts: np.ndarray | None = None,
 ) -> Case:
     inputs = (normal(B, T, H, D), normal(B, S, K, D, seed=1), normal(B, S, K, D, seed=2))
     return Case(
         f"attention {name}",
-        layers.attention,
+        partial(layers.attention, starts=starts),  # on the host, whatever the device
         layers.attention_backward,
-        naive.attention,
+        partial(naive.attention, starts=starts),
         inputs,
         {"mask": mask, "window": window},
     )
@@ -66,6 +75,7 @@ def _attention_case(
 
 LEFT_PADDED = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]], bool)
 RAGGED = np.arange(9) >= np.array([[3], [0], [7]])  # three texts of nine, padded on the left
+PACKED = np.array([[0, 0, 0, 3, 3, 5, 6, 6, 6], [0] * 9, [0, 1, 1, 1, 1, 1, 1, 7, 7]])  # several texts a row
 COUNTED = np.array([[1, 0, 1], [0, 0, 1]], bool)
 
 CASES = [
@@ -112,6 +122,10 @@ CASES = [
     _attention_case("three long texts, padded", 3, 9, 9, H=2, K=2, D=2, mask=RAGGED),
     _attention_case("three long texts in a window", 3, 9, 11, H=2, K=1, D=2, window=3),
     _attention_case("three long texts, padded, in a window", 3, 9, 9, H=2, K=1, D=2, mask=RAGGED, window=4),
+    _attention_case("packed", 3, 9, 9, H=4, K=2, D=2, starts=PACKED),
+    _attention_case("packed, in a window", 3, 9, 9, H=2, K=1, D=2, window=2, starts=PACKED),
+    _attention_case("packed, padded", 3, 9, 9, H=2, K=2, D=2, mask=RAGGED, starts=PACKED),
+    _attention_case("packed, one token", 2, 1, 1, H=2, K=2, D=2, starts=np.zeros((2, 1), int)),
     Case("swiglu", layers.swiglu, layers.swiglu_backward, naive.swiglu, (normal(2, 3, 4), normal(2, 3, 4, seed=1))),
     Case(
         "cross_entropy",
@@ -149,6 +163,29 @@ CASES = [
         _cross_entropy_backward,
         naive.cross_entropy,
         (normal(2, 3, 7), np.zeros((2, 3), int), np.zeros((2, 3), bool)),
+    ),
+    Case(
+        "token_logprobs",
+        layers.token_logprobs,
+        layers.token_logprobs_backward,
+        naive.token_logprobs,
+        (normal(2, 3, 7), np.array([[6, 0, 2], [2, 2, 5]])),
+    ),
+    Case(
+        "token_logprobs, at a temperature",
+        layers.token_logprobs,
+        layers.token_logprobs_backward,
+        naive.token_logprobs,
+        (normal(2, 3, 7), np.array([[6, 0, 2], [2, 2, 5]])),
+        {"temperature": 0.6},
+    ),
+    Case(
+        "token_logprobs, masked",
+        layers.token_logprobs,
+        layers.token_logprobs_backward,
+        naive.token_logprobs,
+        (normal(2, 3, 7), np.array([[6, -100, 2], [-100, 99, 5]]), COUNTED),
+        {"temperature": 1.5},
     ),
 ]
 

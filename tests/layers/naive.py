@@ -36,15 +36,23 @@ def rope(x: np.ndarray, positions: np.ndarray, theta: float, layout: str) -> np.
 
 
 def attention(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, mask: np.ndarray | None = None, window: int | None = None
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    mask: np.ndarray | None = None,
+    window: int | None = None,
+    starts: np.ndarray | None = None,
 ) -> np.ndarray:
     B, T, H, D = q.shape
     S, K = k.shape[1], k.shape[2]
     out = np.zeros(q.shape)
     for b, t, h in np.ndindex(B, T, H):
         position, head = S - T + t, h // (H // K)
+        first = 0 if starts is None else starts[b, t]
         seen = [
-            s for s in range(position + 1) if (window is None or s > position - window) and (mask is None or mask[b, s])
+            s
+            for s in range(first, position + 1)
+            if (window is None or s > position - window) and (mask is None or mask[b, s])
         ]
         scores = [math.exp(sum(q[b, t, h] * k[b, s, head]) / math.sqrt(D)) for s in seen]
         for s, score in zip(seen, scores, strict=True):
@@ -68,3 +76,24 @@ def cross_entropy(
             total = sum(math.exp(value) for value in logits[at])
             losses.append(math.log(total) - logits[at][targets[at]])
     return sum(losses) / (len(losses) if count is None else count) if losses else 0.0
+
+
+def token_logprobs(
+    logits: np.ndarray, targets: np.ndarray, mask: np.ndarray | None = None, temperature: float = 1.0
+) -> np.ndarray:
+    y = np.zeros(targets.shape)
+    for at in np.ndindex(targets.shape):
+        if mask is None or mask[at]:
+            total = sum(math.exp(value / temperature) for value in logits[at])
+            y[at] = math.log(math.exp(logits[at][targets[at]] / temperature) / total)
+    return y
+
+
+def entropy(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    y = np.zeros(logits.shape[:-1])
+    for at in np.ndindex(y.shape):
+        total = sum(math.exp(value / temperature) for value in logits[at])
+        for value in logits[at]:
+            p = math.exp(value / temperature) / total
+            y[at] -= p * math.log(p)
+    return y

@@ -191,6 +191,22 @@ def test_the_same_text_gives_the_same_bytes(tokenizer: SentencePieceTokenizer) -
     assert train([STORY], 401).model != tokenizer.model
 
 
+def test_control_tokens_come_first_and_no_text_becomes_one() -> None:
+    tagged = train([STORY], 400, control=["[A]", "<<B>>"])
+    assert [piece.text for piece in tagged.pieces[:6]] == ["<unk>", "<s>", "</s>", "[A]", "<<B>>", "<0x00>"]
+    assert {name: special.id for name, special in tagged.specials.items()} == {
+        "<s>": 1,
+        "</s>": 2,
+        "[A]": 3,
+        "<<B>>": 4,
+    }
+    assert not {3, 4} & set(tagged.encode("[A] and <<B>>"))
+    assert tagged.decode(tagged.encode("[A] and <<B>>")) == "[A] and <<B>>"
+    assert tagged.encode("[A]", bos=False, allow_special=True) == [3]
+    with pytest.raises(UsageError, match="expected at least 262"):
+        train([STORY], 261, control=["[A]", "<<B>>"])
+
+
 def test_no_thread_count_changes_a_byte(tokenizer: SentencePieceTokenizer) -> None:
     """In another process, which sees one core only, with other hash seeds and thread settings."""
     code = (

@@ -11,6 +11,7 @@ import numpy as np
 from minillama import layers
 from minillama.backend import Array
 from minillama.config import PRESETS, LlamaConfig
+from minillama.errors import UsageError
 from minillama.exercises.chapter import Case, Chapter, Functions
 from minillama.model import KVCache, Llama
 
@@ -235,12 +236,19 @@ def pretend_cache(k: Array, v: Array) -> tuple[Array, Array]:
     return np.concatenate([past, k], axis=1), np.concatenate([past, v], axis=1)
 
 
+def block_weights(params: dict[str, Array], i: int) -> dict[str, Array]:
+    """The weights of block i, each under the last part of its name: "wq"."""
+    return {name.split(".")[-2]: p for name, p in params.items() if name.startswith(f"layers.{i}.")}
+
+
 def as_block_forward(block: Callable) -> Callable:
     """`block` in the place of Llama._block_forward."""
 
-    def block_forward(self: Llama, i: int, x: Array, rotations: Array, mask: Array | None, cache) -> tuple:  # type: ignore[no-untyped-def]
+    def block_forward(self: Llama, i: int, x: Array, rotations: Array, mask: Array | None, starts, cache) -> tuple:  # type: ignore[no-untyped-def]
+        if starts is not None:
+            raise UsageError("the exercise's block takes one text a row: expected no packing (--packing none)")
         store = partial(cache.store, i) if cache is not None else None
-        return block(x, self._block_weights(i), rotations, self.config, mask, store)
+        return block(x, block_weights(self.params, i), rotations, self.config, mask, store)
 
     return block_forward
 
