@@ -12,6 +12,7 @@ from minillama.layers.linear import linear, linear_backward
 from minillama.layers.rmsnorm import rmsnorm, rmsnorm_backward
 from minillama.layers.rope import rope, rope_backward, rope_frequencies, rope_rotations
 from minillama.layers.swiglu import swiglu, swiglu_backward
+from minillama.layers.token_logprobs import entropy, token_logprobs, token_logprobs_backward
 
 __all__ = [
     "attention",
@@ -20,6 +21,7 @@ __all__ = [
     "cross_entropy_backward",
     "embedding",
     "embedding_backward",
+    "entropy",
     "gradcheck",
     "linear",
     "linear_backward",
@@ -31,4 +33,6 @@ __all__ = [
     "rope_rotations",
     "swiglu",
     "swiglu_backward",
+    "token_logprobs",
+    "token_logprobs_backward",
 ]

@@ -10,7 +10,10 @@ import pytest
 
 from minillama import layers
 from minillama.config import RopeScaling
+from minillama.errors import UsageError
+from tests.conftest import Arrays
 from tests.fake_gpu import library as gpu
+from tests.layers import naive
 from tests.layers.cases import normal
 
 
@@ -50,6 +53,79 @@ def test_cross_entropy_backward_of_the_loss_itself() -> None:
     _, saved = layers.cross_entropy(normal(2, 5), np.array([1, 4]))
     np.testing.assert_array_equal(layers.cross_entropy_backward(saved), layers.cross_entropy_backward(saved, 1.0))
     assert layers.cross_entropy_backward(saved) is saved[0]  # the largest array of a step is not copied
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("offset", [-2000, 0, 2000])
+def test_token_logprobs_of_large_logits(dtype: type, offset: float) -> None:
+    logits = np.array([[1500, 0, -1500], [1500, 0, -1500], [0, 0, -1500]], dtype) + dtype(offset)
+    y, saved = layers.token_logprobs(logits, np.array([0, 1, 1]), temperature=0.5)
+    np.testing.assert_allclose(y, [0, -3000, -np.log(2)], rtol=1e-6)
+    dlogits = layers.token_logprobs_backward(np.ones(3, dtype), saved)
+    np.testing.assert_allclose(dlogits, [[0, 0, 0], [-2, 2, 0], [-1, 1, 0]], atol=1e-6)
+    np.testing.assert_allclose(layers.entropy(logits, temperature=0.5), [0, 0, np.log(2)], rtol=1e-6)
+
+
+def test_masked_infinities_stay_out_of_token_logprobs() -> None:
+    logits, mask = normal(1, 2, 4), np.array([[True, False]])
+    expected, saved_alone = layers.token_logprobs(logits[:, :1], np.array([[1]]))
+    for garbage in (np.inf, -np.inf, np.nan):
+        with np.errstate(invalid="ignore"):
+            y, saved = layers.token_logprobs(np.where(mask[..., None], logits, garbage), np.array([[1, -7]]), mask)
+            dlogits = layers.token_logprobs_backward(np.array([[2.0, np.nan]]), saved)
+        np.testing.assert_array_equal(y, [[expected[0, 0], 0]])
+        np.testing.assert_array_equal(
+            dlogits[0, 0], layers.token_logprobs_backward(np.array([[2.0]]), saved_alone)[0, 0]
+        )
+        np.testing.assert_array_equal(dlogits[0, 1], np.zeros(4))
+
+
+def test_token_logprobs_backward_overwrites_when_told() -> None:
+    logits, targets, dy = normal(2, 3, 7), np.array([[6, 0, 2], [2, 2, 5]]), normal(2, 3)
+    before = logits.copy()
+    _, saved = layers.token_logprobs(logits, targets)
+    expected = layers.token_logprobs_backward(dy, saved)
+    np.testing.assert_array_equal(logits, before)
+    dlogits = layers.token_logprobs_backward(dy, saved, overwrite=True)
+    np.testing.assert_array_equal(dlogits, expected)
+    np.testing.assert_array_equal(logits, expected)  # it is where the logits were
+
+
+def test_narrow_logits_are_computed_with_in_float32() -> None:
+    """Half precision has 3 digits: its own sum of 1000 exponentials would be off by a percent."""
+    logits, targets = normal(2, 1000).astype(np.float16), np.array([3, 999])
+    exact, exact_saved = layers.token_logprobs(logits.astype(np.float64), targets)
+    y, saved = layers.token_logprobs(logits, targets)
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(y, exact, rtol=1e-6)
+    dlogits = layers.token_logprobs_backward(np.ones(2, np.float32), saved)
+    assert dlogits.dtype == np.float16
+    expected = layers.token_logprobs_backward(np.ones(2), exact_saved)
+    np.testing.assert_allclose(dlogits, expected, rtol=1e-3, atol=1e-7)
+    assert layers.entropy(logits).dtype == np.float32
+    np.testing.assert_allclose(layers.entropy(logits), layers.entropy(logits.astype(np.float64)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("cached", [1, 14, 1 << 17])
+@pytest.mark.parametrize("temperature", [0.5, 1, 3])
+def test_entropy(arrays: Arrays, cached: int, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["minillama.layers.blocks"], "CACHED", cached)
+    logits = normal(2, 3, 7)
+    expected = naive.entropy(logits, temperature)
+    np.testing.assert_allclose(layers.entropy(logits, temperature=temperature), expected, rtol=1e-12)
+    ours = layers.entropy(arrays.put(logits.astype(np.float32)), temperature=temperature)
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(arrays.get(ours), expected, rtol=1e-5)
+    if temperature == 1:
+        np.testing.assert_array_equal(layers.entropy(logits), layers.entropy(logits, temperature=1.0))
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan")])
+def test_a_temperature_is_positive(temperature: float) -> None:
+    with pytest.raises(UsageError, match="temperature: expected a positive number, found"):
+        layers.token_logprobs(normal(2, 5), np.array([1, 4]), temperature=temperature)
+    with pytest.raises(UsageError, match="temperature: expected a positive number, found"):
+        layers.entropy(normal(2, 5), temperature=temperature)
 
 
 def test_embedding_of_no_tokens() -> None:
