@@ -1,9 +1,9 @@
-"""Do the tests notice a wrong layer, or a wrong optimizer? python -m tests.mutation [MODULE ...]
+"""Do the tests notice a wrong layer, optimizer or loss? python -m tests.mutation [MODULE ...]
 
-Every function and method of minillama/layers, and of what updates parameters, is changed in one place at a time (an
-operator, a constant, a dropped term or statement, two arguments or results exchanged) and its tests are run on each of
-the mutants. One that passes is a survivor: either a test is missing or the change makes no difference, and then
-EQUIVALENT says why. Prints the survivors; exit code 1 where one has no explanation.
+Every function and method of minillama/layers, of what updates parameters and of alignment's losses is changed in one
+place at a time (an operator, a constant, a dropped term or statement, two arguments or results exchanged) and its tests
+are run on each of the mutants. One that passes is a survivor: either a test is missing or the change makes no
+difference, and then EQUIVALENT says why. Prints the survivors; exit code 1 where one has no explanation.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ from types import ModuleType
 
 import pytest
 
-LAYERS = ["blocks", "linear", "embedding", "rmsnorm", "rope", "attention", "swiglu", "cross_entropy"]
+LAYERS = ["blocks", "linear", "embedding", "rmsnorm", "rope", "attention", "swiglu", "cross_entropy", "token_logprobs"]
 MODULES = {name: (f"minillama.layers.{name}", "tests/layers") for name in LAYERS}
 MODULES |= {
     name: (f"minillama.training.{name}", f"tests/training/test_{name}.py") for name in ("adamw", "schedule", "workers")
+}
+MODULES |= {
+    name: (f"minillama.alignment.{name}", f"tests/alignment/test_{name}.py")
+    for name in ("masked", "ranking", "dpo", "combine", "advantages", "policy")
 }
 SECONDS = 20  # for the tests on one mutant: a change can make a loop endless
 WITHOUT = [f"-pno:{plugin}" for plugin in ("cacheprovider", "unraisableexception", "threadexception", "logging")]
@@ -66,6 +70,12 @@ EQUIVALENT = {
     "__init__: threads if model.xp is np else 1 -> threads if model.xp is np else 2": "the same",
     "gradients: zip(*self.threads.each(work), strict=True)": "there is one",
     "gradients: inside.start < inside.stop ->": "nothing is added to nothing",
+    "token_logprobs: xp.where(valid, targets.reshape(-1), 0) -> xp.where(valid, targets.reshape(-1), 1": "as in"
+    " cross_entropy",
+    "value_loss: xp.clip(values, old_values - clip, old_values + clip) -> xp.clip(old_values": "the middle one of"
+    " three numbers, whatever their order",
+    "explained_variance: xp.where(vary, _variance(returns, mask), 1) -> xp.where(vary, _variance(returns, mask), 2": "a"
+    " divisor whose quotient is not used",
 }
 
 _OPERATORS: dict[type, type] = {
@@ -163,8 +173,9 @@ def mutants(module: ModuleType) -> Iterator[tuple[str, Callable, Callable]]:
                 part.returns = None
         if ast.get_docstring(function) is not None:
             del function.body[0]
-        for argument in (*function.args.args, *function.args.kwonlyargs):
-            argument.annotation = None
+        for argument in (*function.args.args, *function.args.kwonlyargs, function.args.kwarg):
+            if argument is not None:
+                argument.annotation = None
         for call in ast.walk(function):
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "reshape":
                 for argument in call.args:

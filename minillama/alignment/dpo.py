@@ -41,7 +41,6 @@ def dpo_loss(
     leave the reference; the paper's 0.1. count: N, where these pairs are a part of a larger batch; None for B. Returns
     the loss as a 0-d array. Raises UsageError where shapes differ or beta is not above 0.
     """
-    expect_shape(chosen.shape, "the chosen log-probabilities", rejected=rejected)
     chosen_reward, rejected_reward = (
         implicit_reward(logprobs, ref, beta) for logprobs, ref in ((chosen, ref_chosen), (rejected, ref_rejected))
     )

@@ -31,11 +31,11 @@ def token_logprobs(
     logprobs, highest, log_total = (xp.empty(len(rows), dtype) for _ in range(3))
     for block in row_blocks(xp, len(rows), V):
         scores = rows[block].astype(dtype)
-        highest[block] = scores.max(axis=-1)
+        highest[block] = scores.max(axis=1)
         _shift(scores, highest[block], temperature)
         logprobs[block] = scores[xp.arange(len(scores)), at[block]]
         xp.exp(scores, out=scores)
-        log_total[block] = xp.log(scores.sum(axis=-1))
+        log_total[block] = xp.log(scores.sum(axis=1))
     logprobs -= log_total
     if valid is not None:
         logprobs = xp.where(valid, logprobs, 0)
@@ -52,7 +52,7 @@ def token_logprobs_backward(dy: Array, saved: tuple, *, overwrite: bool = False)
     xp = get_array_module(rows)
     dlogits = rows if overwrite else xp.empty_like(rows)
     weight = dy.reshape(-1) / temperature
-    for block in row_blocks(xp, len(rows), shape[-1]):
+    for block in row_blocks(xp, len(rows), rows.shape[1]):
         d = rows[block].astype(highest.dtype)
         _shift(d, highest[block], temperature)
         d -= log_total[block][:, None]
@@ -75,11 +75,11 @@ def entropy(logits: Array, *, temperature: float = 1.0) -> Array:
     rows = logits.reshape(-1, logits.shape[-1])  # (..., V) -> (N, V)
     dtype = np.result_type(logits.dtype, np.float32)
     nats = xp.empty(len(rows), dtype)
-    for block in row_blocks(xp, *rows.shape):
+    for block in row_blocks(xp, len(rows), rows.shape[1]):
         scores = rows[block].astype(dtype)
-        _shift(scores, scores.max(axis=-1), temperature)
+        _shift(scores, scores.max(axis=1), temperature)
         exps = xp.exp(scores)
-        total = exps.sum(axis=-1)
+        total = exps.sum(axis=1)
         nats[block] = xp.log(total) - xp.einsum("nv,nv->n", exps, scores) / total  # −Σ p (score − log Σ)
     return nats.reshape(logits.shape[:-1])
 

@@ -176,6 +176,14 @@ def test_no_pairs_cost_nothing() -> None:
     assert accuracy(np.zeros(0), np.zeros(0)) == 0
 
 
+def test_a_single_pair() -> None:
+    one = np.array([math.log(3)]), np.array([0.0])
+    loss, saved = ranking_loss(*one)
+    assert loss == pytest.approx(math.log(4 / 3), rel=1e-14)
+    np.testing.assert_allclose(ranking_loss_backward(saved)[0], [-1 / 4], rtol=1e-14)
+    assert accuracy(*one) == 1
+
+
 def test_accuracy_counts_a_tie_as_wrong(arrays: Arrays) -> None:
     """Scores that are all the same, as when the end of every answer is taken for padding, show as 0."""
     chosen, rejected = np.array([1, 0, 2, 5], np.float32), np.array([0, 1, 2, 1], np.float32)
