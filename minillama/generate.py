@@ -2,24 +2,31 @@
 
 `stream` yields every token as it is drawn; `generate` collects them. A row's randomness is its own generator, seeded
 by (seed, row), so a row draws the same numbers whatever stands beside it in the batch.
+
+A small model writes thousands of answers at a time, for rewards to judge: `generate` takes threads for that.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from minillama.backend import Array, to_host
+from minillama.backend import to_host
 from minillama.errors import UsageError
+from minillama.layers.blocks import row_blocks
 from minillama.model import KVCache, Llama
 
 if TYPE_CHECKING:
     from minillama.tokenizer import Tokenizer
+    from minillama.training.threads import Threads
 
 PREFILL = 512  # prompt tokens at a time: bounds the memory of a long prompt's activations
+GROUP = 128  # rows of a thread at a time: fewer, and a step is more Python than arithmetic; more only take memory
 
 FinishReason = Literal["stop", "length", "context"]
 
@@ -92,27 +99,51 @@ def generate(
     stop_strings: Sequence[str] = (),
     tokenizer: Tokenizer | None = None,
     logprobs: bool = False,
+    threads: Threads | None = None,
 ) -> list[Completion]:
-    """Continue every prompt; see `stream` for the arguments. Returns a Completion a prompt, in order."""
+    """Continue every prompt; see `stream` for the arguments. Returns a Completion a prompt, in order.
+
+    threads: share the prompts out among these, at most GROUP at a time and those of like lengths together, so that
+    little is padded. For dozens of prompts and more, and a model that is small itself; a GPU does without. What a row
+    draws depends on its group as it does on its batch: not at all, but for the rounding of float32.
+    """
+    _check(model, prompts, max_new_tokens, stop_strings, tokenizer)
     completions = [Completion([], [], "", "length") for _ in prompts]
-    for step in stream(
-        model,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        sampling=sampling,
-        seed=seed,
-        stop_ids=stop_ids,
-        stop_strings=stop_strings,
-        tokenizer=tokenizer,
-        logprobs=logprobs,
-    ):
-        completion = completions[step.row]
-        completion.tokens.append(step.token)
-        completion.text += step.text
-        if step.logprob is not None:
-            completion.logprobs.append(step.logprob)
-        if step.finish_reason is not None:
-            completion.finish_reason = step.finish_reason
+
+    def complete(rows: Sequence[int]) -> None:
+        for step in stream(
+            model,
+            [prompts[row] for row in rows],
+            rows=rows,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            seed=seed,
+            stop_ids=stop_ids,
+            stop_strings=stop_strings,
+            tokenizer=tokenizer,
+            logprobs=logprobs,
+        ):
+            completion = completions[step.row]
+            completion.tokens.append(step.token)
+            completion.text += step.text
+            if step.logprob is not None:
+                completion.logprobs.append(step.logprob)
+            if step.finish_reason is not None:
+                completion.finish_reason = step.finish_reason
+
+    if threads is None:
+        complete(range(len(prompts)))
+        return completions
+    by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
+    count = threads.count * math.ceil(len(prompts) / (threads.count * GROUP))  # as many for each thread
+    bounds = [len(prompts) * i // count for i in range(count + 1)]
+    groups = [by_length[start:stop] for start, stop in pairwise(bounds) if stop > start]
+
+    def work(thread: int) -> None:
+        for rows in groups[thread :: threads.count]:
+            complete(rows)
+
+    threads.each(work)
     return completions
 
 
@@ -127,6 +158,7 @@ def stream(
     stop_strings: Sequence[str] = (),
     tokenizer: Tokenizer | None = None,
     logprobs: bool = False,
+    rows: Sequence[int] | None = None,
     cache: KVCache | None = None,
 ) -> Iterator[Step]:
     """Continue every prompt at once, yielding each token of each row as it is drawn.
@@ -134,9 +166,10 @@ def stream(
     prompts: token ids, any lengths, at least one each. max_new_tokens: a row; None for as many as fit the context.
     A row ends at a token of stop_ids, at a text that contains one of stop_strings (which need the tokenizer), after
     max_new_tokens, or when the context is full: nothing of a prompt is ever dropped to make room. Without a tokenizer
-    the steps' texts are empty. cache: of a single prompt, holding its first `cache.used` tokens already, with room for
-    all that may come; it then holds every token but the last, and serves again. Raises UsageError for prompts that are
-    empty or leave no room for a token.
+    the steps' texts are empty. rows: each prompt's number, which seeds it and stands in its steps; None for 0, 1, 2, …
+    With its numbers among many prompts, a part of them draws what it would draw among all. cache: of a single prompt,
+    holding its first `cache.used` tokens already, with room for all that may come; it then holds every token but the
+    last, and serves again. Raises UsageError for prompts that are empty or leave no room for a token.
     """
     _check(model, prompts, max_new_tokens, stop_strings, tokenizer)
     context = model.config.max_seq_len
@@ -144,88 +177,109 @@ def stream(
     longest = max(lengths)
     room = [min(context - n, max_new_tokens if max_new_tokens is not None else context) for n in lengths]
     pads = np.array([longest - n for n in lengths])
+    numbers = range(len(prompts)) if rows is None else rows
     if cache is None:
         size = longest + max(room) - 1
         cache = KVCache(model.config, len(prompts), size, like=model.params["norm.weight"], pads=pads)
     padded = np.array([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
-    rngs = [np.random.default_rng([seed, row]) for row in range(len(prompts))]
+    rngs = [np.random.default_rng([seed, number]) for number in numbers]
     texts = [TextStream(tokenizer, prompt, stop_strings) for prompt in prompts]
 
     if cache.used >= longest:
         raise UsageError(f"the KV cache holds {cache.used} tokens already, the prompt has {longest}: nothing to read")
     for start in range(cache.used, longest, PREFILL):
         hidden, _ = model.forward(padded[:, start : start + PREFILL], cache=cache)
-    rows = list(range(len(prompts)))  # the row of each place in the batch
-    alive = set(rows)
+    batch = list(range(len(prompts)))  # which prompt each place of the batch continues
+    alive = set(batch)
     drawn = 0
     while True:
-        tokens, scores = _draw(model.logits(hidden[:, -1]), sampling, [rngs[row] for row in rows], logprobs)
+        uniforms = np.array([rngs[i].random() for i in batch]) if sampling.temperature else None
+        tokens, scores = draw(to_host(model.logits(hidden[:, -1])), sampling, uniforms, logprobs)
         drawn += 1
-        for place, row in enumerate(rows):
-            if row not in alive:
+        for place, i in enumerate(batch):
+            if i not in alive:
                 continue
             token = int(tokens[place])
-            text, text_stopped = texts[row].feed(token)
+            text, text_stopped = texts[i].feed(token)
             reason: FinishReason | None = None
             if token in stop_ids or text_stopped:
                 reason = "stop"
             elif drawn == max_new_tokens:
                 reason = "length"
-            elif drawn == room[row]:
+            elif drawn == room[i]:
                 reason = "context"
             if reason is not None:
-                alive.remove(row)
+                alive.remove(i)
                 if not text_stopped:
-                    text += texts[row].finish()
-            yield Step(row, token, float(scores[place]) if scores is not None else None, text, reason)
+                    text += texts[i].finish()
+            yield Step(numbers[i], token, float(scores[place]) if scores is not None else None, text, reason)
         if not alive:
             return
-        if 2 * len(alive) <= len(rows):  # at most log2(B) copies of the cache in all
-            keep = [place for place, row in enumerate(rows) if row in alive]
+        if 2 * len(alive) <= len(batch):  # at most log2(B) copies of the cache in all
+            keep = [place for place, i in enumerate(batch) if i in alive]
             cache.select(keep)
-            rows, tokens = [rows[place] for place in keep], tokens[keep]
+            batch, tokens = [batch[place] for place in keep], tokens[keep]
         hidden, _ = model.forward(tokens[:, None], cache=cache)
 
 
+def draw(
+    logits: np.ndarray, sampling: Sampling, uniforms: np.ndarray | None = None, logprobs: bool = False
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """A token for each row of logits, by the rules of `sampling`; greedy takes the first of equals.
+
+    logits: (B, V). uniforms: (B,) float64, a random number from [0, 1) for each row; greedy needs none. Returns tokens
+    (B,) and, where asked for, their log-probabilities (B,) as in `Step`, else None.
+    """
+    B, V = logits.shape
+    if sampling.temperature == 0 and not logprobs:
+        return logits.argmax(axis=-1), None
+    tokens, scores = np.empty(B, np.int64), np.empty(B)
+    for block in row_blocks(np, B, V):
+        # float64: a CDF over 128,256 tokens in float32 drifts
+        scaled = logits[block].astype(np.float64) / (sampling.temperature or 1.0)  # (b, V)
+        peaks = scaled.max(axis=-1, keepdims=True)
+        exps = np.exp(scaled - peaks)
+        drawn = logits[block].argmax(axis=-1) if uniforms is None else _drawn(scaled, exps, sampling, uniforms[block])
+        tokens[block] = drawn
+        chosen = np.take_along_axis(scaled, drawn[:, None], axis=-1) - peaks  # (b, 1)
+        scores[block] = chosen[:, 0] - np.log(exps.sum(axis=-1))
+    return tokens, scores if logprobs else None
+
+
 def sample(logits: np.ndarray, sampling: Sampling, rng: np.random.Generator) -> int:
-    """One token drawn from logits (V,) by the rules of `sampling`; greedy takes the first of equals."""
-    if sampling.temperature == 0:
-        return int(np.argmax(logits))
-    scaled = logits.astype(np.float64) / sampling.temperature  # float64: a CDF over 128,256 tokens in float32 drifts
-    candidates = np.arange(len(scaled))
-    if sampling.top_k is not None and sampling.top_k < len(scaled):
-        candidates = np.argpartition(scaled, -sampling.top_k)[-sampling.top_k :]
-    probs = np.exp(scaled[candidates] - scaled[candidates].max())
-    probs /= probs.sum()
+    """One token from logits (V,): `draw` for a single row, which takes one number of `rng` unless it is greedy."""
+    uniforms = np.array([rng.random()]) if sampling.temperature else None
+    return int(draw(logits[None], sampling, uniforms)[0][0])
+
+
+def _drawn(scaled: np.ndarray, exps: np.ndarray, sampling: Sampling, uniforms: np.ndarray) -> np.ndarray:
+    """For each row, where `uniforms` (B,) falls among the probabilities that the rules leave.
+
+    scaled: (B, V), the logits divided by the temperature. exps: (B, V), e^(scaled - highest). Returns tokens (B,).
+    """
+    candidates = None  # (B, n) the token in each column of `probs`; None where column v is token v
+    probs = exps
+    if sampling.top_k is not None and sampling.top_k < scaled.shape[1]:
+        candidates = np.argpartition(scaled, -sampling.top_k, axis=-1)[:, -sampling.top_k :]
+        probs = np.take_along_axis(exps, candidates, axis=-1)
+    probs = probs / probs.sum(axis=-1, keepdims=True)  # (B, n)
     if sampling.top_p is not None and sampling.top_p < 1:
         # A token below this cannot be in the nucleus: all that are, together, hold less than 1 - top_p.
-        likely = np.flatnonzero(probs >= (1 - sampling.top_p) / len(probs))
-        likely = likely[np.argsort(-probs[likely], kind="stable")]
-        size = int(np.searchsorted(np.cumsum(probs[likely]), sampling.top_p)) + 1
-        candidates, probs = candidates[likely[:size]], probs[likely[:size]]
+        probs[probs < (1 - sampling.top_p) / probs.shape[1]] = 0
+        columns = np.flatnonzero(probs.any(axis=0))  # few are left to be sorted
+        probs = probs[:, columns]
+        order = np.argsort(-probs, axis=-1, kind="stable")
+        probs = np.take_along_axis(probs, order, axis=-1)
+        probs[:, 1:][np.cumsum(probs, axis=-1)[:, :-1] >= sampling.top_p] = 0  # those before reach top_p already
+        order = columns[order]
+        candidates = order if candidates is None else np.take_along_axis(candidates, order, axis=-1)
     if sampling.min_p is not None:
-        likely = np.flatnonzero(probs >= sampling.min_p * probs.max())
-        candidates, probs = candidates[likely], probs[likely]
-    cdf = np.cumsum(probs)
-    at = int(np.searchsorted(cdf, rng.random() * cdf[-1], side="right"))
-    return int(candidates[min(at, len(candidates) - 1)])
-
-
-def _draw(
-    logits: Array, sampling: Sampling, rngs: list[np.random.Generator], logprobs: bool
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """A token for each row of logits (B, V), and its log-probability where asked for."""
-    logits = to_host(logits)
-    if sampling.temperature == 0:
-        tokens = logits.argmax(axis=-1)
-    else:
-        tokens = np.array([sample(row, sampling, rng) for row, rng in zip(logits, rngs, strict=True)])
-    if not logprobs:
-        return tokens, None
-    scaled = logits.astype(np.float64) / (sampling.temperature or 1.0)
-    scaled -= scaled.max(axis=-1, keepdims=True)
-    chosen = scaled[np.arange(len(tokens)), tokens]
-    return tokens, chosen - np.log(np.exp(scaled).sum(axis=-1))
+        probs[probs < sampling.min_p * probs.max(axis=-1, keepdims=True)] = 0
+    cdf = np.cumsum(probs, axis=-1)
+    # u < 1, but u times the sum can round to the sum, which no part of it exceeds; it is the last token's then.
+    bounds = np.minimum(uniforms * cdf[:, -1], np.nextafter(cdf[:, -1], 0))  # (B,)
+    at = (cdf > bounds[:, None]).argmax(axis=-1)  # the first; what a rule has left out, with probability 0, is none
+    return at if candidates is None else np.take_along_axis(candidates, at[:, None], axis=-1)[:, 0]
 
 
 class TextStream:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from minillama.errors import UsageError
-from minillama.generate import GREEDY, Sampling, generate, sample, stream
+from minillama.generate import GREEDY, Sampling, draw, generate, sample, stream
 from minillama.model import KVCache, Llama
+from minillama.training.threads import Threads
 from tests.conftest import Arrays
 from tests.test_model import TINY, lively, tokens
 
@@ -77,6 +78,38 @@ def test_same_seed_same_tokens_and_rows_are_independent() -> None:
     assert alone[0].tokens == first[0]
 
 
+def test_a_part_of_the_rows_draws_what_it_draws_among_all() -> None:
+    model = lively(TINY)
+    prompts = [tokens(n, seed=n).tolist() for n in range(1, 9)]
+    sampling = Sampling(temperature=1.0)
+    among_all = generate(model, prompts, max_new_tokens=8, sampling=sampling, seed=1)
+    rows = [5, 2]
+    part = list(stream(model, [prompts[row] for row in rows], rows=rows, max_new_tokens=8, sampling=sampling, seed=1))
+    for row in rows:
+        assert [step.token for step in part if step.row == row] == among_all[row].tokens
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("group", [1, 3, 100])
+def test_threads_share_the_prompts_and_change_nothing(count: int, group: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("minillama.generate.GROUP", group)
+    model = choosing(list(range(12)))
+    prompts = [[0], [3, 4, 5], [8], [1, 2], [9], [2], [1, 2, 3, 4, 5, 6]]
+    rules = {"max_new_tokens": 6, "stop_ids": {10}, "tokenizer": Letters({10: b""}), "logprobs": True}
+    rows = generate(model, prompts, **rules, threads=Threads(count))
+    for row, alone in zip(rows, generate(model, prompts, **rules), strict=True):
+        assert (row.tokens, row.text, row.finish_reason) == (alone.tokens, alone.text, alone.finish_reason)
+        np.testing.assert_allclose(row.logprobs, alone.logprobs, rtol=0, atol=1e-5)
+    bold = Sampling(temperature=1.0)
+    many = [tokens(n % 7 + 1, seed=n).tolist() for n in range(20)]
+    shared = generate(lively(TINY), many, max_new_tokens=5, sampling=bold, seed=2, threads=Threads(count))
+    assert [row.tokens for row in shared] == [
+        row.tokens for row in generate(lively(TINY), many, max_new_tokens=5, sampling=bold, seed=2)
+    ]
+    with pytest.raises(UsageError, match="prompt 1 is empty"):
+        generate(model, [[1], []], threads=Threads(count))
+
+
 def test_a_long_prompt_goes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     model = lively(TINY)
     whole = generate(model, PROMPTS, max_new_tokens=6)
@@ -129,6 +162,65 @@ def test_sampling_rules_by_frequency(sampling: Sampling, expected: list[float]) 
     # 4000 draws: four standard deviations of a frequency are at most 0.032; what is excluded must never be drawn
     np.testing.assert_allclose(observed, expected, rtol=0, atol=0.032)
     assert np.all(observed[np.array(expected) == 0] == 0)
+
+
+def one_row(logits: np.ndarray, sampling: Sampling, uniform: float) -> int:
+    """What `draw` does, for one row, rule by rule on a list of candidates that gets shorter."""
+    if sampling.temperature == 0:
+        return int(np.argmax(logits))
+    scaled = logits.astype(np.float64) / sampling.temperature
+    candidates = np.arange(len(scaled))
+    if sampling.top_k is not None and sampling.top_k < len(scaled):
+        candidates = np.argpartition(scaled, -sampling.top_k)[-sampling.top_k :]
+    probs = np.exp(scaled[candidates] - scaled[candidates].max())
+    probs /= probs.sum()
+    if sampling.top_p is not None and sampling.top_p < 1:
+        likely = np.flatnonzero(probs >= (1 - sampling.top_p) / len(probs))
+        likely = likely[np.argsort(-probs[likely], kind="stable")]
+        size = int(np.searchsorted(np.cumsum(probs[likely]), sampling.top_p)) + 1
+        candidates, probs = candidates[likely[:size]], probs[likely[:size]]
+    if sampling.min_p is not None:
+        likely = np.flatnonzero(probs >= sampling.min_p * probs.max())
+        candidates, probs = candidates[likely], probs[likely]
+    cdf = np.cumsum(probs)
+    at = int(np.searchsorted(cdf, uniform * cdf[-1], side="right"))
+    return int(candidates[min(at, len(candidates) - 1)])
+
+
+RULES = [
+    GREEDY,
+    Sampling(),
+    Sampling(0.5),
+    Sampling(top_k=50),
+    Sampling(top_k=1),
+    Sampling(top_p=0.9),
+    Sampling(1.3, top_p=0.999999),
+    Sampling(top_p=1e-9),
+    Sampling(top_p=1.0, min_p=0.0),
+    Sampling(min_p=0.1),
+    Sampling(min_p=1.0),
+    Sampling(0.8, top_k=40, top_p=0.8, min_p=0.05),
+]
+
+
+@pytest.mark.parametrize("sampling", RULES, ids=str)
+@pytest.mark.parametrize("spread", [0.1, 1, 8])
+def test_many_rows_at_once_draw_what_each_draws_alone(sampling: Sampling, spread: float) -> None:
+    """Token for token, ties among the logits included; rows are enough for several blocks."""
+    rng = np.random.default_rng(0)
+    logits = (rng.standard_normal((300, 1024)) * spread).astype(np.float32)
+    logits[::2] = np.round(logits[::2])
+    uniforms = rng.random(300)
+    uniforms[:4] = 0, 1 - 2**-53, 0, 1 - 2**-53  # the ends of [0, 1)
+    expected = [one_row(row, sampling, u) for row, u in zip(logits, uniforms, strict=True)]
+    tokens, none = draw(logits, sampling, uniforms if sampling.temperature else None)
+    assert tokens.tolist() == expected
+    assert none is None
+    again, scores = draw(logits, sampling, uniforms if sampling.temperature else None, logprobs=True)
+    assert again.tolist() == expected and scores is not None
+    scaled = logits.astype(np.float64) / (sampling.temperature or 1)
+    logprobs = scaled - np.log(np.exp(scaled).sum(axis=-1, keepdims=True))
+    np.testing.assert_allclose(scores, logprobs[np.arange(300), tokens], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
