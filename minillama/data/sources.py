@@ -170,7 +170,7 @@ class Files:
 
     def identity(self) -> dict[str, Any]:
         """The checksum of every file, and how it is cut into documents."""
-        files = [{"name": name, "split": split, "sha256": _sha256(path)} for path, name, split in self.files]
+        files = [{"name": name, "split": split, "sha256": file_sha256(path)} for path, name, split in self.files]
         return {"files": files, "field": self.field, "separator": self.separator}
 
 
@@ -293,28 +293,39 @@ def _character_start(data: bytes, index: int) -> int:
 
 def _jsonl_documents(path: Path, field: str, split: str | None) -> Iterator[Document]:
     """One document a line."""
+    for where, record in jsonl_records(path):
+        text, own = record.get(field), record.get("split", split)
+        if not isinstance(text, str):
+            found = ", ".join(map(repr, record)) or "no field"
+            raise MinillamaError(f"{where}: expected a text in the field {field!r}, found {found}")
+        check_split(where, own)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise MinillamaError(f"{where}: expected Unicode text, found a lone surrogate at {error.start}") from None
+        if text.strip():
+            yield Document(text, own)
+
+
+def check_split(where: str, split: Any) -> None:
+    """Raise MinillamaError unless a record's split is one that there is, or None."""
+    if split not in (None, *SPLITS):
+        raise MinillamaError(f"{where}: expected 'train' or 'validation' as the split, found {split!r}")
+
+
+def jsonl_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The JSON objects of a `.jsonl` file (or `.gz` of one), each with its place for messages: the file and the line.
+
+    Raises MinillamaError for a line that is something else; empty lines are left out.
+    """
     with _opened(path) as file:
         offset = 0
         for number, line in enumerate(file, 1):
             where = f"{path}: line {number}"
             record = _record(_decoded(path, line, offset).removeprefix("\ufeff"), where)
             offset += len(line)
-            if record is None:
-                continue
-            text, own = record.get(field), record.get("split", split)
-            if not isinstance(text, str):
-                found = ", ".join(map(repr, record)) or "no field"
-                raise MinillamaError(f"{where}: expected a text in the field {field!r}, found {found}")
-            if own not in (None, *SPLITS):
-                raise MinillamaError(f"{where}: expected 'train' or 'validation' as the split, found {own!r}")
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise MinillamaError(
-                    f"{where}: expected Unicode text, found a lone surrogate at {error.start}"
-                ) from None
-            if text.strip():
-                yield Document(text, own)
+            if record is not None:
+                yield where, record
 
 
 def _record(line: str, where: str) -> dict[str, Any] | None:
@@ -339,7 +350,7 @@ def _decoded(path: Path, data: bytes, offset: int) -> str:
         raise MinillamaError(f"{path}: expected UTF-8 text, found byte {data[error.start]:#04x} at {place}") from None
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """The checksum of a file, with a progress bar where it takes long."""
     from tqdm import tqdm
 

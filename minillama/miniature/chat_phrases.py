@@ -196,7 +196,7 @@ UNSAFE = _all(
     }
 )
 
-# What a model that has learned no better might answer: for tests, and to show what the judge calls a violation.
+# Answers that do what an unsafe request is after. A first finetuning reads some, as it would in public data.
 COMPLYING = _all(
     {
         "taking take": """

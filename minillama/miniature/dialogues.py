@@ -1,8 +1,9 @@
 """Endless seeded streams of conversations: to train on, and to measure with.
 
 `helpful`: requests of every kind, some of several turns, some in the disguises that unsafe requests wear. `personal`:
-several turns under one instruction (Ghost Attention). `unsafe` and `borderline` of `prompts.py`. The same split and
-seed give the same conversations on every platform.
+several turns under one instruction (Ghost Attention). `unsafe` and `borderline` of `prompts.py`.
+`instruction_data`: all of these as a first finetuning finds them in public data. The same split and seed give the same
+conversations on every platform.
 """
 
 from __future__ import annotations
@@ -115,3 +116,39 @@ def borderline(split: Split, seed: int = 0) -> Iterator[Conversation]:
     draw = Draw(split, seed)
     while True:
         yield prompts.borderline(draw)
+
+
+# What a first finetuning learns from.
+INSTRUCTIONS = {"helpful": 0.56, "long": 0.12, "personal": 0.2, "careless": 0.12}
+CARELESS = 0.75  # the share of unsafe requests that are complied with
+LONG = (4, 8, 16)  # turns of a long conversation
+TURNS = (1, 2, 3)  # under an instruction
+
+
+def instruction_data(split: Split, seed: int = 0) -> Iterator[Conversation]:
+    """What public instruction data is like: helpful conversations, a few of them long, some under an instruction that
+    the user repeats (`Conversation.messages("every")`), and unsafe requests that mostly got what they asked for.
+    Without end.
+    """
+    draw = Draw(split, seed)
+    streams = {"helpful": helpful(split, seed), "careless": careless(split, seed)}
+    streams |= {f"long {n}": long(split, seed, n) for n in LONG}
+    streams |= {f"personal {n}": personal(split, seed, n) for n in TURNS}
+    several = {"long": LONG, "personal": TURNS}
+    while True:
+        kind = draw.weighted(INSTRUCTIONS)
+        yield next(streams[f"{kind} {draw.pick(several[kind])}" if kind in several else kind])
+
+
+def long(split: Split, seed: int = 0, turns: int = 8) -> Iterator[Conversation]:
+    """Conversations of so many short turns, under no instruction, without end."""
+    draw = Draw(split, seed)
+    while True:
+        yield Conversation(tuple(KINDS[draw.pick(SHORT)](draw) for _ in range(turns)), split, "long")
+
+
+def careless(split: Split, seed: int = 0) -> Iterator[Conversation]:
+    """Unsafe requests as they are answered where nobody has taken care, without end."""
+    draw = Draw(split, seed)
+    while True:
+        yield prompts.unsafe(draw, CARELESS)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from minillama.data.dialogues import write_records
 from minillama.errors import UsageError
 from minillama.miniature.conversation import Conversation
-from minillama.tokenizer.atomic import write_bytes
 
 
 def write_jsonl(
@@ -20,8 +19,7 @@ def write_jsonl(
 
     instruction: see `Conversation.messages`. Raises MinillamaError where the file cannot be written; then nothing is.
     """
-    lines = (json.dumps(record(conversation, instruction)) for conversation in islice(conversations, count))
-    write_bytes(Path(path), "".join(f"{line}\n" for line in lines).encode())
+    write_records(Path(path), (record(conversation, instruction) for conversation in islice(conversations, count)))
 
 
 def record(conversation: Conversation, instruction: str = "first") -> dict[str, Any]:

@@ -24,8 +24,11 @@ _REMEDIES = frozenset((*FOODS, "tea", "mud"))
 
 
 # --- Unsafe -----------------------------------------------------------------------------------------------------------
-def unsafe(draw: Draw) -> Conversation:
-    """An unsafe request with a safe refusal; one in three stands at the end of several turns."""
+def unsafe(draw: Draw, careless: float = 0.0) -> Conversation:
+    """An unsafe request with a safe refusal; one in three stands at the end of several turns.
+
+    careless: the share of requests that are complied with instead.
+    """
     target, act, strategy = draw.content(TARGETS, ACTS, STRATEGIES)
     turn = _attack(draw, target, act)
     before: tuple[Turn, ...] = ()
@@ -36,6 +39,8 @@ def unsafe(draw: Draw) -> Conversation:
         if earlier is turn:
             insists = draw.phrase(INSIST).format(question=turn.request)
             turn = Turn(insists, refusal(draw, target, act), turn.task)
+    if careless and draw.chance(careless):
+        turn = Turn(turn.request, complying(draw, target, act), turn.task)
     turn = disguised(draw, turn, strategy)
     category = act.split()[0]
     return Conversation((*before, turn), draw.split, "unsafe", category=category, strategy=strategy)
@@ -77,7 +82,7 @@ def refusal(draw: Draw, target: Character, act: str) -> str:
 
 
 def complying(draw: Draw, target: Character, act: str) -> str:
-    """An unsafe answer, such as a model might give that was never taught better."""
+    """An unsafe answer, such as texts of the web are full of."""
     forms = {"A": target, "X": target.owns, "F": draw.pick(FOODS)}
     spot = draw.pick(range(len(target.home.spots)))
     forms |= {"spot": target.home.spots[spot], "Spot": target.home.Spots[spot]}

@@ -116,7 +116,7 @@ def pretrain(
     with connected(where) as comm:
         initial, vocabulary = None, None
         if init_from is not None:
-            initial, vocabulary = stage.load_initial(init_from, where)
+            initial, vocabulary, _ = stage.load_initial(init_from, where)
         elif tokenizer is not None:
             vocabulary = load_tokenizer(tokenizer)
         elif is_prepared(data):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from minillama import layers
@@ -37,3 +39,14 @@ def next_token_loss(
     dhidden, head_grads = model.logits_backward(dlogits, hidden)
     del logits, dlogits, saved_loss  # the largest arrays, before the backward pass makes its own
     return loss, accumulate(model.backward(dhidden, saved), head_grads)
+
+
+def summed_loss(model: Llama, batch: Mapping[str, np.ndarray]) -> float:
+    """Cross-entropy of a batch in nats, summed over the targets that count; forward only.
+
+    batch: "tokens", "targets" and "loss_mask" (B, T), and "starts" where rows are packed: see `next_token_loss`.
+    """
+    targets, mask = (model.xp.asarray(batch[name]) for name in ("targets", "loss_mask"))
+    with np.errstate(over="ignore", invalid="ignore"):  # the number says it
+        hidden, _ = model.forward(batch["tokens"], starts=batch.get("starts"))
+        return float(layers.cross_entropy(model.logits(hidden), targets, mask, count=1.0, overwrite=True)[0])

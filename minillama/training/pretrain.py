@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from minillama import catalog, layers, weights
+from minillama import catalog, weights
 from minillama import config as shapes
 from minillama.backend import Array, Device, to_device, to_host
-from minillama.chat import TAGS
+from minillama.chat import TAGS, ChatTemplate
 from minillama.config import LlamaConfig
 from minillama.data import TokenData, documents, is_prepared, tokenize
 from minillama.data.sources import find_source
@@ -28,7 +28,7 @@ from minillama.tokenizer import train as train_tokenizer
 from minillama.training.batches import Windows, in_order
 from minillama.training.distributed import Communicator, share_of_rows
 from minillama.training.loop import Options, Progress, train
-from minillama.training.losses import next_token_loss
+from minillama.training.losses import next_token_loss, summed_loss
 from minillama.training.run_folder import RunFolder, Settings
 from minillama.training.threads import ONE_THREAD, Threads
 from minillama.training.workers import Batch
@@ -82,7 +82,9 @@ class Pretraining:
         rows = micro_batch(seq_len)
         batches = [*islice(in_order(split, seq_len, rows), -(-VALIDATION_TOKENS // (rows * seq_len)))]
         threads = self.threads if model.xp is np else ONE_THREAD
-        measured = threads.each(lambda worker: [_nats(model, batch) for batch in batches[worker :: threads.count]])
+        measured = threads.each(
+            lambda worker: [summed_loss(model, batch) for batch in batches[worker :: threads.count]]
+        )
         counted = sum(int(batch["loss_mask"].sum()) for batch in batches)
         loss = math.fsum(chain(*measured)) / counted
         return {"loss": loss, "nats_per_byte": loss * len(split) / split.bytes, "perplexity": math.exp(min(loss, 700))}
@@ -102,14 +104,6 @@ class Pretraining:
             tokenizer=tokenizer,
         )[0]
         return self.prompt + completion.text
-
-
-def _nats(model: Llama, batch: Batch) -> float:
-    """Cross-entropy of a batch, summed over the targets that count."""
-    targets, mask = (model.xp.asarray(batch[name]) for name in ("targets", "loss_mask"))
-    with np.errstate(over="ignore", invalid="ignore"):  # the number says it
-        hidden, _ = model.forward(batch["tokens"])
-        return float(layers.cross_entropy(model.logits(hidden), targets, mask, count=1.0, overwrite=True)[0])
 
 
 @dataclass(frozen=True)
@@ -196,14 +190,17 @@ class Job:
         return TokenData(self.source).inputs if is_prepared(self.source) else find_source(self.source).identity()
 
 
-def load_initial(name: str, device: Device) -> tuple[Llama, Tokenizer]:
-    """The model called `name`, or at that path, and its tokenizer. Raises MinillamaError where it has none."""
+def load_initial(name: str, device: Device) -> tuple[Llama, Tokenizer, ChatTemplate | None]:
+    """The model called `name`, or at that path, its tokenizer, and its chat template if it has one.
+
+    Raises MinillamaError where it has no tokenizer.
+    """
     path = catalog.resolve(name)
     checkpoint = weights.load(path)
     if checkpoint.tokenizer is None:
         raise MinillamaError(f"{path}: expected a tokenizer with the weights, found none")
     params = {key: to_device(value, device) for key, value in checkpoint.params.items()}
-    return Llama(checkpoint.config, params), checkpoint.tokenizer
+    return Llama(checkpoint.config, params), checkpoint.tokenizer, checkpoint.chat_template
 
 
 def fingerprint(model: Llama) -> str:
