@@ -47,6 +47,8 @@ def attention(
     S, K = k.shape[1], k.shape[2]
     q = _group(q, K) * (1 / math.sqrt(D))  # (B, K, T*G, D)
     keys, values = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)  # (B, S, K, D) -> (B, K, S, D), views
+    if T == 1 and starts is None and not keep:
+        return _ungroup(_one_query(xp, q, keys, values, mask, window), 1), None
     out = xp.empty((B, K, T * (H // K), D), q.dtype)
     blocks = []
     for rows, queries, seen, hidden in _blocks(xp, B, T, S, K, H // K, mask, window, starts):
@@ -61,6 +63,25 @@ def attention(
         if keep:
             blocks.append((rows, queries, seen, scores, inverse))
     return _ungroup(out, T), (q, keys, values, out, blocks) if keep else None
+
+
+def _one_query(xp: Any, q: Array, keys: Array, values: Array, mask: Array | None, window: int | None) -> Array:
+    """`attention` of the last position alone: of a token that is being decoded.
+
+    Scores are (B, K, G, s), keys last: a group has few queries, and the softmax then runs along memory.
+    q: (B, K, G, D), divided by √D. keys, values: (B, K, S, D). Returns (B, K, G, D).
+    """
+    S = keys.shape[2]
+    seen = slice(0 if window is None else max(0, S - window), S)
+    scores = q @ keys[:, :, seen].swapaxes(2, 3)  # (B, K, G, D) @ (B, K, D, s)
+    if mask is not None:
+        xp.copyto(scores, -math.inf, where=~mask[:, None, None, seen])
+    _exp(xp, scores, axis=3)
+    total = scores.sum(axis=3, keepdims=True)  # (B, K, G, 1)
+    total += total == 0
+    out = scores @ values[:, :, seen]  # (B, K, G, s) @ (B, K, s, D)
+    out /= total
+    return out
 
 
 def attention_backward(dout: Array, saved: tuple) -> tuple[Array, Array, Array]:
@@ -155,10 +176,15 @@ def _exp_and_sum(xp: Any, scores: Array) -> Array:
 
     A column of -inf, which sees nothing, becomes 0 with the sum 1.
     """
-    highest = scores.max(axis=2, keepdims=True)
-    xp.maximum(highest, xp.finfo(scores.dtype).min, out=highest)  # -inf - -inf would be NaN
-    scores -= highest
-    xp.exp(scores, out=scores)
+    _exp(xp, scores, axis=2)
     total = xp.ones((1, scores.shape[2]), scores.dtype) @ scores  # (1, s) @ (b, K, s, n): a sum at a product's speed
     total += total == 0
     return total
+
+
+def _exp(xp: Any, scores: Array, axis: int) -> None:
+    """Put e^(score - highest) into `scores`, the highest along `axis`; where all are -inf, 0."""
+    highest = scores.max(axis=axis, keepdims=True)
+    xp.maximum(highest, xp.finfo(scores.dtype).min, out=highest)  # -inf - -inf would be NaN
+    scores -= highest
+    xp.exp(scores, out=scores)

@@ -10,6 +10,7 @@ import pytest
 from minillama import layers
 from minillama.layers import gradcheck
 from tests.conftest import Arrays
+from tests.layers import naive
 from tests.layers.cases import CASES, COUNTED, Case, forward_of, normal
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -164,6 +165,24 @@ def test_attention_keeps_nothing_when_told_so() -> None:
     out, saved = layers.attention(q, k, v, keep=False)
     assert saved is None
     np.testing.assert_array_equal(out, layers.attention(q, k, v)[0])
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 5, 9])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("K", [1, 2, 4])
+def test_attention_of_one_query_that_keeps_nothing(K: int, padded: bool, window: int | None, arrays: Arrays) -> None:
+    """A decoded token takes a way of its own; a row that sees nothing gets 0 there as well."""
+    q, k, v = normal(3, 1, 4, 6), normal(3, 5, K, 6, seed=1), normal(3, 5, K, 6, seed=2)
+    mask = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 0, 1], [0, 0, 0, 0, 0]], bool) if padded else None
+    expected = naive.attention(q, k, v, mask, window)
+    out, saved = layers.attention(q, k, v, mask=mask, window=window, keep=False)
+    assert saved is None
+    np.testing.assert_allclose(out, expected, rtol=1e-12, atol=1e-13)
+    ours, _ = layers.attention(*arrays.put(_narrow((q, k, v))), mask=arrays.put(mask), window=window, keep=False)
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(arrays.get(ours), expected, rtol=0, atol=2e-6)
+    huge, _ = layers.attention(1000 * q, 1000 * k, v, mask=mask, window=window, keep=False)
+    assert np.isfinite(huge).all()
 
 
 def _tuple(x: Any) -> tuple:
