@@ -215,7 +215,7 @@ def stream(
             yield Step(numbers[i], token, float(scores[place]) if scores is not None else None, text, reason)
         if not alive:
             return
-        if 2 * len(alive) <= len(batch):  # at most log2(B) copies of the cache in all
+        if 4 * len(alive) <= 3 * len(batch):  # all copies together are then at most three times the cache
             keep = [place for place, i in enumerate(batch) if i in alive]
             cache.select(keep)
             batch, tokens = [batch[place] for place in keep], tokens[keep]
