@@ -137,7 +137,7 @@ class Llama:
         return hidden, None if cache is not None else [embedded, blocks, normed]
 
     def backward(self, dhidden: Array, saved: Any) -> Params:
-        """Gradient of every parameter that `forward` used, given that of its hidden states (B, T, C).
+        """Gradient of every trained parameter that `forward` used, given that of its hidden states (B, T, C).
 
         The heads' own gradients are added by the caller (`accumulate`); with tied embeddings both share a name.
         `saved` is used up as it goes, so that memory falls while gradients are made.
@@ -148,7 +148,8 @@ class Llama:
         for i in reversed(range(self.config.n_layers)):
             block = blocks.pop()
             dx = self._block_backward(i, dx, block()[1] if callable(block) else block, grads)
-        grads["tok_embeddings.weight"] = layers.embedding_backward(dx, embedded)
+        if "tok_embeddings.weight" in self.trained:
+            grads["tok_embeddings.weight"] = layers.embedding_backward(dx, embedded)
         return grads
 
     def logits(self, hidden: Array) -> Array:
@@ -156,9 +157,14 @@ class Llama:
         return layers.linear(hidden, self._head_weight())[0]
 
     def logits_backward(self, dlogits: Array, hidden: Array) -> tuple[Array, Params]:
-        """Gradients of `logits`: dhidden (..., C), and the head's weight under the name it is stored by."""
-        dhidden, dweight = layers.linear_backward(dlogits, (hidden, self._head_weight()))
-        return dhidden, {self._head_name(): dweight}
+        """Gradients of `logits`: dhidden (..., C), and, where it is trained, the head's weight under the name it is
+        stored by.
+        """
+        name, weight = self._head_name(), self._head_weight()
+        if name not in self.trained:
+            return layers.frozen_linear_backward(dlogits, weight), {}
+        dhidden, dweight = layers.linear_backward(dlogits, (hidden, weight))
+        return dhidden, {name: dweight}
 
     def _block_forward(
         self,

@@ -9,6 +9,7 @@ from minillama.layers.cross_entropy import cross_entropy, cross_entropy_backward
 from minillama.layers.embedding import embedding, embedding_backward
 from minillama.layers.gradcheck import gradcheck
 from minillama.layers.linear import linear, linear_backward
+from minillama.layers.lora import frozen_linear, frozen_linear_backward, lora_linear, lora_linear_backward
 from minillama.layers.rmsnorm import rmsnorm, rmsnorm_backward
 from minillama.layers.rope import rope, rope_backward, rope_frequencies, rope_rotations
 from minillama.layers.swiglu import swiglu, swiglu_backward
@@ -22,9 +23,13 @@ __all__ = [
     "embedding",
     "embedding_backward",
     "entropy",
+    "frozen_linear",
+    "frozen_linear_backward",
     "gradcheck",
     "linear",
     "linear_backward",
+    "lora_linear",
+    "lora_linear_backward",
     "rmsnorm",
     "rmsnorm_backward",
     "rope",

@@ -106,7 +106,8 @@ class Checkpoints:
         """The checkpoint after `step` steps. Raises MinillamaError where it is damaged."""
         path = self.path(step)
         _check_sums(path)
-        return Saved(path, weights.load(path, dtype), _load_arrays(path / OPTIMIZER), read_json(path / TRAINER))
+        model = weights.load(path, dtype, merge=False)
+        return Saved(path, model, _load_arrays(path / OPTIMIZER), read_json(path / TRAINER))
 
     def newest(self, dtype: DTypeLike = np.float32) -> tuple[Saved | None, list[str]]:
         """The newest checkpoint that is whole, and what is wrong with those after it, a line each.
@@ -181,7 +182,8 @@ def _check_sums(path: Path) -> None:
 
 def _needed(sums: Collection[str]) -> list[str]:
     """The files to check: all that are listed, and those that must be, so that a list cut short is noticed."""
-    return sorted({*sums, "config.json", OPTIMIZER, TRAINER})
+    config = "adapter_config.json" if "adapter_config.json" in sums else "config.json"
+    return sorted({*sums, config, OPTIMIZER, TRAINER})
 
 
 def _sha256(path: Path) -> str:

@@ -35,6 +35,8 @@ class Workers:
         keep_freed_memory()
         self.model = model
         self.params, self.matrices = flatten(model.trained)
+        # A parameter that is trained beside adapters is among both, and must stay one array.
+        model.params.update((name, p) for name, p in model.trained.items() if name in model.params)
         self.threads = Threads(threads if model.xp is np else 1)
         self._grads = model.xp.zeros_like(self.params)
 

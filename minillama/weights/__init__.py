@@ -1,4 +1,4 @@
-"""Real checkpoints in and out: Hugging Face folders, Meta's folders, llama2.c `.bin`, GGUF."""
+"""Real checkpoints in and out: Hugging Face folders, Meta's folders, llama2.c `.bin`, GGUF, PEFT's adapters."""
 
 from __future__ import annotations
 
@@ -22,17 +22,20 @@ _MODULES = {
     "meta": "minillama.weights.meta",
     "llama2c": "minillama.weights.llama2c",
     "gguf": "minillama.weights.gguf",
+    "peft": "minillama.weights.peft",
 }
 
 
 def detect_format(path: str | os.PathLike[str]) -> str:
-    """'huggingface', 'meta', 'llama2c' or 'gguf': what the content of `path` says, whatever its name.
+    """'huggingface', 'meta', 'llama2c', 'gguf' or 'peft': what the content of `path` says, whatever its name.
 
     Raises MinillamaError where nothing is there or nothing is recognised.
     """
     path = Path(path)
     if path.is_dir():
-        for marker, name in (("config.json", "huggingface"), ("params.json", "meta")):
+        # As in transformers, adapters come before a model in the same folder.
+        markers = {"adapter_config.json": "peft", "config.json": "huggingface", "params.json": "meta"}
+        for marker, name in markers.items():
             if (path / marker).is_file():
                 return name
         raise MinillamaError(f"{path}: expected config.json (Hugging Face) or params.json (Meta) in it, found neither")
@@ -49,22 +52,25 @@ def detect_format(path: str | os.PathLike[str]) -> str:
     raise MinillamaError(f"{path}: expected a GGUF or llama2.c file, found one that starts with {start!r}")
 
 
-def load(path: str | os.PathLike[str], dtype: DTypeLike = np.float32) -> Checkpoint:
+def load(path: str | os.PathLike[str], dtype: DTypeLike = np.float32, *, merge: bool = True) -> Checkpoint:
     """The checkpoint at `path`, its format found by content, its parameters as arrays of `dtype`.
 
-    Raises MinillamaError, in one line that names the file, for anything missing, broken or not a Llama.
+    merge: of a folder of adapters, the model that they make of their base; false: the adapters by themselves. Raises
+    MinillamaError, in one line that names the file, for anything missing, broken or not a Llama.
     """
-    return _load(Path(path), dtype, with_params=True)
+    return _load(Path(path), dtype, with_params=True, merge=merge)
 
 
 def inspect(path: str | os.PathLike[str]) -> Checkpoint:
     """As `load`, without reading the weights: `params` is empty. Raises MinillamaError, also for a truncated file."""
-    return _load(Path(path), np.float32, with_params=False)
+    return _load(Path(path), np.float32, with_params=False, merge=True)
 
 
-def _load(path: Path, dtype: DTypeLike, with_params: bool) -> Checkpoint:
+def _load(path: Path, dtype: DTypeLike, with_params: bool, merge: bool) -> Checkpoint:
     try:
-        return import_module(_MODULES[detect_format(path)]).load(path, as_dtype(dtype), with_params)
+        kind = detect_format(path)
+        more = {"merge": merge} if kind == "peft" else {}
+        return import_module(_MODULES[kind]).load(path, as_dtype(dtype), with_params, **more)
     except MinillamaError as error:
         raise type(error)(one_line(error)) from None
     except OSError as error:
@@ -86,8 +92,13 @@ def save(
     to = to or {".gguf": "gguf", ".bin": "llama2c"}.get(path.suffix, "huggingface")
     if to not in ("huggingface", "gguf", "llama2c", "llama2c-v1"):
         raise UsageError(f"unknown format {to!r}: expected huggingface, gguf, llama2c or llama2c-v1")
-    check_params(path, checkpoint.config, checkpoint.params)
     on_disk = None if dtype is None else as_dtype(dtype)
+    if checkpoint.lora is not None:
+        if to != "huggingface":
+            raise UsageError(f"{path}: adapters by themselves fit only into a folder, not into {to}: merge them first")
+        import_module(_MODULES["peft"]).save(checkpoint, path, on_disk)
+        return
+    check_params(path, checkpoint.config, checkpoint.params)
     if to in ("llama2c", "llama2c-v1"):
         if on_disk not in (None, np.float32):
             raise UsageError(f"{path}: llama2.c files hold float32, not {on_disk}")

@@ -14,6 +14,7 @@ from minillama.errors import MinillamaError
 
 if TYPE_CHECKING:
     from minillama.chat import ChatTemplate
+    from minillama.lora import LoraConfig
     from minillama.tokenizer import Tokenizer
 
 
@@ -23,8 +24,10 @@ class Checkpoint:
 
     params: name -> array under Meta's names, Q and K rows in Meta's interleaved order (`LlamaConfig.param_shapes`).
     tokenizer, chat_template: None where the checkpoint carries none.
-    format: 'huggingface', 'meta', 'llama2c' (legacy .bin), 'llama2c-v1' or 'gguf'.
+    format: 'huggingface', 'meta', 'llama2c' (legacy .bin), 'llama2c-v1', 'gguf' or 'peft'.
     extra_files: small files of a Hugging Face folder that are carried along when it is saved again (name -> content).
+    lora, base: of adapters by themselves, what they are and the name or path of their base; `config` is then the
+    model's, and params are what `LoraConfig.shapes` says.
     """
 
     config: LlamaConfig
@@ -33,6 +36,8 @@ class Checkpoint:
     chat_template: ChatTemplate | None = None
     format: str = "huggingface"
     extra_files: dict[str, bytes] = field(default_factory=dict)
+    lora: LoraConfig | None = None
+    base: str | None = None
 
 
 def build_config(source: Path, **fields: Any) -> LlamaConfig:
@@ -58,6 +63,16 @@ def check_shapes(
     if config.n_layers > len(found):
         raise MinillamaError(f"{source}: expected tensors for {config.n_layers} layers, found {len(found)} tensors")
     expected = {name_in_file(name): shape for name, shape in config.param_shapes().items()}
+    check_tensors(source, expected, found, ignored)
+
+
+def check_tensors(
+    source: Path,
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[int, ...]],
+    ignored: Collection[str] = (),
+) -> None:
+    """Raise MinillamaError for the first difference between `found` and `expected`, both name -> shape."""
     if missing := [name for name in expected if name not in found]:
         raise MinillamaError(f"{source}: expected {len(expected)} tensors, missing {_some(missing)}")
     if unexpected := [name for name in found if name not in expected and name not in ignored]:

@@ -7,7 +7,6 @@ Also the format of our own checkpoints. The names differ from Meta's, Q and K ro
 from __future__ import annotations
 
 import json
-import shutil
 import struct
 from math import prod
 from pathlib import Path
@@ -61,9 +60,13 @@ def load(path: Path, dtype: DTypeLike = np.float32, with_params: bool = True) ->
     config = config_from_json(path / "config.json", settings)
     tokenizer, chat_template = from_folder(path), ChatTemplate.from_folder(path)
     params = _read_params(path, config, dtype) if with_params else {}
+    return Checkpoint(config, params, tokenizer, chat_template, "huggingface", extra_files(path))
+
+
+def extra_files(path: Path) -> dict[str, bytes]:
+    """The files of the folder `path` that are carried along when it is saved again."""
     generation = path / "generation_config.json"
-    extra_files = {generation.name: generation.read_bytes()} if generation.is_file() else {}
-    return Checkpoint(config, params, tokenizer, chat_template, "huggingface", extra_files)
+    return {generation.name: generation.read_bytes()} if generation.is_file() else {}
 
 
 def _read_params(path: Path, config: LlamaConfig, dtype: DTypeLike) -> dict[str, np.ndarray]:
@@ -159,7 +162,7 @@ def _stored_tensors(path: Path) -> dict[str, StoredTensor]:
     """Every tensor of the folder: of `model.safetensors`, or of the shards that the index names."""
     single, index = path / "model.safetensors", path / "model.safetensors.index.json"
     if single.is_file():
-        return _read_header(single)
+        return read_header(single)
     if not index.is_file():
         raise MinillamaError(f"{path}: expected model.safetensors or model.safetensors.index.json, found neither")
     weight_map = read_json(index).get("weight_map")
@@ -173,12 +176,12 @@ def _stored_tensors(path: Path) -> dict[str, StoredTensor]:
             raise MinillamaError(f"{index}: expected files of the same folder, found {shard!r}")
         if not (path / shard).is_file():
             raise MinillamaError(f"{index}: expected the file {shard}, which is not there")
-        stored |= _read_header(path / shard)
+        stored |= read_header(path / shard)
     return stored
 
 
-def _read_header(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of one safetensors file.
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of one safetensors file. Raises MinillamaError where it is broken.
 
     The library checks the header; the bytes are then read from the offsets in it, because the library would hold the
     mapped file in memory beside the arrays.
@@ -225,19 +228,24 @@ def save(checkpoint: Checkpoint, path: Path, dtype: DTypeLike | None = None) -> 
     """
     config, params = checkpoint.config, checkpoint.params
     on_disk = np.dtype(params["norm.weight"].dtype if dtype is None else dtype)
-    with replaced_folder(path, _is_ours) as folder:
-        _write_json(folder / "config.json", config_to_json(checkpoint, on_disk))
-        _write_tensors(path, folder, config, params, on_disk)
-        if checkpoint.tokenizer is not None:
-            stops = sorted(checkpoint.tokenizer.stop_ids)
-            _write_json(
-                folder / "generation_config.json", {"bos_token_id": checkpoint.tokenizer.bos_id, "eos_token_id": stops}
-            )
-            checkpoint.tokenizer.save(folder)
-        if checkpoint.chat_template is not None:
-            checkpoint.chat_template.save(folder)
-        for name, content in checkpoint.extra_files.items():
-            (folder / name).write_bytes(content)
+    with replaced_folder(path, is_ours) as folder:
+        write_json(folder / "config.json", config_to_json(checkpoint, on_disk))
+        _write_shards(path, folder, config, params, on_disk)
+        write_companions(checkpoint, folder)
+
+
+def write_companions(checkpoint: Checkpoint, folder: Path) -> None:
+    """What stands beside the weights: tokenizer and chat template where there are any, and files carried along."""
+    if checkpoint.tokenizer is not None:
+        stops = sorted(checkpoint.tokenizer.stop_ids)
+        write_json(
+            folder / "generation_config.json", {"bos_token_id": checkpoint.tokenizer.bos_id, "eos_token_id": stops}
+        )
+        checkpoint.tokenizer.save(folder)
+    if checkpoint.chat_template is not None:
+        checkpoint.chat_template.save(folder)
+    for name, content in checkpoint.extra_files.items():
+        (folder / name).write_bytes(content)
 
 
 def config_to_json(checkpoint: Checkpoint, dtype: np.dtype) -> dict[str, Any]:
@@ -281,11 +289,8 @@ def config_to_json(checkpoint: Checkpoint, dtype: np.dtype) -> dict[str, Any]:
     }
 
 
-def _write_tensors(path: Path, folder: Path, config: LlamaConfig, params: dict[str, Array], dtype: np.dtype) -> None:
+def _write_shards(path: Path, folder: Path, config: LlamaConfig, params: dict[str, Array], dtype: np.dtype) -> None:
     """One file, or shards with an index: what is reordered or converted is in memory one shard at a time."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
     shards: list[list[str]] = [[]]
     room = SHARD_BYTES
     for name, shape in config.param_shapes().items():
@@ -304,23 +309,35 @@ def _write_tensors(path: Path, folder: Path, config: LlamaConfig, params: dict[s
             if name.endswith((".wq.weight", ".wk.weight")):
                 value = interleaved_to_half(value, config.head_dim)
             tensors[hf_name(name)] = value
-        try:
-            save_file(tensors, folder / file, metadata={"format": "pt"})  # transformers asks for this mark
-        except SafetensorError as error:
-            raise MinillamaError(f"{path}: cannot be written ({one_line(error)})") from None
-        shutil.copymode(folder / "config.json", folder / file)  # safetensors lets only its owner read a file
+        write_tensors(path, folder / file, tensors)
         weight_map |= dict.fromkeys(tensors, file)
     if len(shards) > 1:
         total = {"total_size": config.param_count() * dtype.itemsize}
-        _write_json(folder / "model.safetensors.index.json", {"metadata": total, "weight_map": weight_map})
+        write_json(folder / "model.safetensors.index.json", {"metadata": total, "weight_map": weight_map})
 
 
-def _is_ours(name: str) -> bool:
+def write_tensors(path: Path, file: Path, tensors: dict[str, np.ndarray]) -> None:
+    """One safetensors file, of the checkpoint `path`, readable for whom other new files are."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    file.touch()
+    mode = file.stat().st_mode
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})  # transformers asks for this mark
+    except SafetensorError as error:
+        raise MinillamaError(f"{path}: cannot be written ({one_line(error)})") from None
+    file.chmod(mode)  # safetensors lets only its owner read a file
+
+
+def is_ours(name: str) -> bool:
     """Whether a file of an older checkpoint gives way to the new one's: all that transformers would read."""
     if name.endswith((".safetensors", ".safetensors.index.json")) or name.startswith("tokenizer"):
         return True
-    return name in ("config.json", "generation_config.json", "special_tokens_map.json", "chat_template.jinja")
+    names = ("config.json", "adapter_config.json", "generation_config.json", "special_tokens_map.json")
+    return name in (*names, "chat_template.jinja")
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """A file of JSON as people read it."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -37,11 +37,13 @@ def replaced_file(path: Path) -> Iterator[Path]:
 def replaced_folder(path: Path, owned: Callable[[str], bool]) -> Iterator[Path]:
     """As `replaced_file`, for a folder. Files of the old folder that are not `owned`, by name, are kept.
 
-    Raises UsageError for a folder with content but without a config.json: it is no checkpoint, and not ours to replace.
+    Raises UsageError for a folder with content but without a config.json or an adapter_config.json: it is no
+    checkpoint, and not ours to replace.
     """
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path}: expected a folder to write to, found a file")
-    if path.is_dir() and any(path.iterdir()) and not (path / "config.json").is_file():
+    known = any((path / name).is_file() for name in ("config.json", "adapter_config.json"))
+    if path.is_dir() and any(path.iterdir()) and not known:
         raise UsageError(f"{path}: expected a new folder, an empty one or a checkpoint, found something else")
     path = path.resolve()  # behind a link, so that what it points to is replaced and not the link
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
