@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from minillama.alignment.cli_gatt import gatt
+from minillama.alignment.reward_cli import reward
 from minillama.data.cli import app as data
 from minillama.errors import MinillamaError, UsageError
 from minillama.exercises.cli import app as exercises
 from minillama.tokenizer.cli import app as tokenizers
 from minillama.training.cli import pretrain
 from minillama.training.cli_plan import plan
+from minillama.training.cli_sft import sft
 
 if TYPE_CHECKING:
     from minillama.chat import ChatTemplate
@@ -376,6 +379,9 @@ app.add_typer(exercises, name="exercises")
 app.add_typer(tokenizers, name="tokenizer")
 app.add_typer(data, name="data")
 app.command(epilog="Example: minillama pretrain --preset mini --data miniature --out runs/mini/base")(pretrain)
+app.command(epilog="Example: minillama sft --model runs/mini/base --data miniature --out runs/mini/sft")(sft)
+app.command(epilog="Example: minillama reward --model runs/mini/sft --data hh-rlhf --out runs/mini/helpful")(reward)
+app.command(epilog="Example: minillama gatt --model runs/mini/sft --out runs/mini/gatt --replay miniature:2000")(gatt)
 app.command(epilog="Example: minillama plan --preset llama2-70b --gpus 2048")(plan)
 
 
@@ -447,6 +453,8 @@ def _load(name: str, device: str | None) -> tuple[Llama, Tokenizer, ChatTemplate
     with Console(stderr=True).status(f"loading {name}"):  # shows nothing where stderr is no terminal
         checkpoint = weights.load(path)
         params = {key: to_device(value, where) for key, value in checkpoint.params.items()}
+    if checkpoint.config.head is not None:
+        raise MinillamaError(f"{path}: expected a model that writes text, found a reward model, which scores it")
     if checkpoint.tokenizer is None:
         raise MinillamaError(f"{path}: expected a tokenizer with the weights, found none")
     return Llama(checkpoint.config, params), checkpoint.tokenizer, checkpoint.chat_template

@@ -44,7 +44,8 @@ class LlamaConfig:
 
     The letters are those used in every shape comment: C = dim, L = n_layers, H = n_heads, K = n_kv_heads,
     D = head_dim, F = ffn_dim, V = vocab_size. n_kv_heads None means H (multi-head attention); 1 is multi-query;
-    between is grouped-query. head_dim None means C / H. sliding_window W lets position i see i-W+1 … i.
+    between is grouped-query. head_dim None means C / H. sliding_window W lets position i see i-W+1 … i. head None is
+    the next-token head; 'score' a single row in its place, as reward and value models have.
     """
 
     dim: int
@@ -60,6 +61,7 @@ class LlamaConfig:
     rope_scaling: RopeScaling | None = None
     sliding_window: int | None = None
     tie_embeddings: bool = False
+    head: Literal["score"] | None = None
 
     def __post_init__(self) -> None:
         if self.n_kv_heads is None:
@@ -82,11 +84,13 @@ class LlamaConfig:
             )
         if self.sliding_window is not None and self.sliding_window < 1:
             raise UsageError(f"config sliding_window {self.sliding_window}: expected a positive integer or None")
+        if self.head not in (None, "score"):
+            raise UsageError(f"config head {self.head!r}: expected 'score' or None")
 
     def param_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of every parameter, under the names of Meta's checkpoints, in the order of the forward pass.
 
-        A matrix is (outputs, inputs). With tied embeddings there is no `output.weight`.
+        A matrix is (outputs, inputs). With tied embeddings there is no `output.weight`, nor with the head 'score'.
         """
         C, H, K, D, F = self.dim, self.n_heads, self.n_kv_heads, self.head_dim, self.ffn_dim
         shapes: dict[str, tuple[int, ...]] = {"tok_embeddings.weight": (self.vocab_size, C)}
@@ -103,7 +107,9 @@ class LlamaConfig:
                 f"layers.{i}.feed_forward.w2.weight": (C, F),
             }
         shapes["norm.weight"] = (C,)
-        if not self.tie_embeddings:
+        if self.head == "score":
+            shapes["score.weight"] = (1, C)
+        elif not self.tie_embeddings:
             shapes["output.weight"] = (self.vocab_size, C)
         return shapes
 
@@ -111,7 +117,8 @@ class LlamaConfig:
         """How many parameters the model has, without allocating one."""
         C, H, K, D, F, V = self.dim, self.n_heads, self.n_kv_heads, self.head_dim, self.ffn_dim, self.vocab_size
         layer = (H * D * C) * 2 + (K * D * C) * 2 + 3 * F * C + 2 * C
-        return V * C * (1 if self.tie_embeddings else 2) + self.n_layers * layer + C
+        head = C if self.head == "score" else 0 if self.tie_embeddings else V * C
+        return V * C + self.n_layers * layer + C + head
 
     def kv_cache_bytes(self, batch: int = 1, length: int | None = None, bytes_per_value: int = 4) -> int:
         """Size of the KV cache for `batch` sequences of `length` positions (None: the whole context)."""

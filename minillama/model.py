@@ -258,6 +258,8 @@ class Llama:
         return dx + dnorm
 
     def _head_name(self) -> str:
+        if self.config.head is not None:
+            raise UsageError("expected a model that writes text, found a reward model, which scores it")
         return "tok_embeddings.weight" if self.config.tie_embeddings else "output.weight"
 
     def _head_weight(self) -> Array:

@@ -95,6 +95,7 @@ def _add_sizes(table: Table, config: LlamaConfig) -> None:
         "context": f"{config.max_seq_len:,} positions{window}",
         "rotary embedding": rope,
         "norm epsilon": f"{config.norm_eps:g}",
+        **({"head": "a score: this is a reward model"} if config.head == "score" else {}),
     }.items():
         table.add_row(name, value)
 

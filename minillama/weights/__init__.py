@@ -99,6 +99,8 @@ def save(
         import_module(_MODULES["peft"]).save(checkpoint, path, on_disk)
         return
     check_params(path, checkpoint.config, checkpoint.params)
+    if checkpoint.config.head is not None and to != "huggingface":
+        raise UsageError(f"{path}: a reward model fits only into a Hugging Face folder, not into {to}")
     if to in ("llama2c", "llama2c-v1"):
         if on_disk not in (None, np.float32):
             raise UsageError(f"{path}: llama2.c files hold float32, not {on_disk}")

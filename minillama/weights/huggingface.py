@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import struct
+from itertools import count
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -22,6 +23,9 @@ from minillama.weights.checkpoint import Checkpoint, build_config, one_line, pla
 from minillama.weights.reading import StoredTensor, fill, plain, read_params
 from minillama.weights.rope_order import half_to_interleaved, interleaved_to_half
 from minillama.weights.writing import host_array, replaced_folder
+
+if TYPE_CHECKING:
+    from minillama.tokenizer import Tokenizer
 
 _LAYER_NAMES = {
     "attention_norm": "input_layernorm",
@@ -38,9 +42,11 @@ _OTHER_NAMES = {
     "tok_embeddings.weight": "model.embed_tokens.weight",
     "norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
+    "score.weight": "score.weight",
 }
 SHARD_BYTES = 4 << 30  # a larger model is saved in several files
-_ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
+_FAMILIES = {"llama": "Llama", "mistral": "Mistral"}
+_HEADS: dict[str | None, str] = {None: "ForCausalLM", "score": "ForSequenceClassification"}
 
 
 def hf_name(name: str) -> str:
@@ -86,7 +92,7 @@ def _read_params(path: Path, config: LlamaConfig, dtype: DTypeLike) -> dict[str,
 def config_from_json(source: Path, settings: dict[str, Any]) -> LlamaConfig:
     """`LlamaConfig` from the content of a `config.json`. Raises MinillamaError, naming `source`."""
     kind = settings.get("model_type")
-    if kind not in _ARCHITECTURES:
+    if kind not in _FAMILIES:
         raise MinillamaError(f"{source}: expected model_type llama or mistral, found {kind!r}")
     standard = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "partial_rotary_factor": 1.0}
     for key, allowed in standard.items():
@@ -125,7 +131,18 @@ def config_from_json(source: Path, settings: dict[str, Any]) -> LlamaConfig:
         rope_scaling=scaling,
         sliding_window=settings["sliding_window"] if kind == "mistral" else None,
         tie_embeddings=bool(settings["tie_word_embeddings"]),
+        head=_head_from_json(source, settings),
     )
+
+
+def _head_from_json(source: Path, settings: dict[str, Any]) -> str | None:
+    """'score' for a sequence classifier, which must have a single label: a reward model."""
+    if _HEADS["score"] not in str(settings.get("architectures")):
+        return None
+    labels = settings.get("id2label") or {"0": "", "1": ""}  # what transformers assumes
+    if not isinstance(labels, dict) or len(labels) != 1:
+        raise MinillamaError(f"{source}: expected a classifier of 1 label, a score, found id2label {labels!r}")
+    return "score"
 
 
 def _rope_from_json(source: Path, settings: dict[str, Any]) -> tuple[float, RopeScaling | None]:
@@ -262,7 +279,7 @@ def config_to_json(checkpoint: Checkpoint, dtype: np.dtype) -> dict[str, Any]:
                 "original_max_position_embeddings": config.rope_scaling.original_max_seq_len,
             }
     return {
-        "architectures": [_ARCHITECTURES[kind]],
+        "architectures": [_FAMILIES[kind] + _HEADS[config.head]],
         "model_type": kind,
         "vocab_size": config.vocab_size,
         "hidden_size": config.dim,
@@ -286,7 +303,18 @@ def config_to_json(checkpoint: Checkpoint, dtype: np.dtype) -> dict[str, Any]:
         "bos_token_id": None if tokenizer is None else tokenizer.bos_id,
         "eos_token_id": None if tokenizer is None else tokenizer.eos_id,
         "torch_dtype": dtype.name,
+        **({} if config.head is None else _classifier(checkpoint.tokenizer)),
     }
+
+
+def _classifier(tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """What transformers' classifiers want to know: one label, and the padding after the token whose score counts.
+
+    It looks for the last token that is no padding. So that this is the end token, padding must be another one.
+    """
+    used = set() if tokenizer is None else {*tokenizer.stop_ids, tokenizer.bos_id}
+    pad = next(token for token in count() if token not in used)
+    return {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "pad_token_id": pad}
 
 
 def _write_shards(path: Path, folder: Path, config: LlamaConfig, params: dict[str, Array], dtype: np.dtype) -> None:
