@@ -132,8 +132,9 @@ def instruction_data(split: Split, seed: int = 0) -> Iterator[Conversation]:
     """
     draw = Draw(split, seed)
     streams = {"helpful": helpful(split, seed), "careless": careless(split, seed)}
-    streams |= {f"long {n}": long(split, seed, n) for n in LONG}
-    streams |= {f"personal {n}": personal(split, seed, n) for n in TURNS}
+    # Each with a seed of its own: from one seed they would all be cut out of the same series of turns.
+    streams |= {f"long {n}": long(split, 1_000 * seed + n, n) for n in LONG}
+    streams |= {f"personal {n}": personal(split, 1_000 * seed + n, n) for n in TURNS}
     several = {"long": LONG, "personal": TURNS}
     while True:
         kind = draw.weighted(INSTRUCTIONS)
