@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,7 +75,13 @@ def gatt(
     from minillama.alignment import ghost_attention
     from minillama.alignment.rollout import Chatter
     from minillama.backend import resolve_device
-    from minillama.data.dialogues import DialogueSource, GeneratedDialogues, MixedDialogues, find_dialogues
+    from minillama.data.dialogues import (
+        DialogueSource,
+        GeneratedDialogues,
+        MiniatureDialogues,
+        MixedDialogues,
+        find_dialogues,
+    )
     from minillama.generate import Sampling
     from minillama.training import finetune as stage
     from minillama.training.distributed import connected
@@ -83,14 +91,18 @@ def gatt(
     folder = RunFolder(out)
     check_flags("gatt", folder, resume, overwrite)
     where = resolve_device(device)
-    miniature = data.partition(":")[0] == "miniature"
-    if miniature == (instructions is not None):
-        raise UsageError("gatt: a .jsonl file needs --instructions FILE, and the miniature has its own")
     asked = find_dialogues(data, seed)
-    lines = read_lines(instructions) if instructions else []
+    if isinstance(asked, MiniatureDialogues) == (instructions is not None):
+        raise UsageError("gatt: a .jsonl file needs --instructions FILE, and the miniature has its own")
+    sampling = Sampling(temperature)
+    if isinstance(asked, MiniatureDialogues):
+        requests, said = ghost_attention.miniature_requests(asked.count, turns, seed)
+    else:
+        assert instructions is not None
+        requests, said = ghost_attention.requests_of(asked, read_lines(instructions), turns, seed)
     inputs: dict[str, Any] = {
-        "requests": data if miniature else asked.identity(),
-        "instructions": lines,
+        "requests": len(requests),
+        "sha256": hashlib.sha256(json.dumps([requests, said]).encode()).hexdigest(),
         "turns": turns,
         "temperature": temperature,
         "max_new_tokens": max_new_tokens,
@@ -101,13 +113,8 @@ def gatt(
         chatter = Chatter(llama, tokenizer, stage.chat_template(template, own, tokenizer), max_new_tokens)
 
         def records() -> Any:
-            requests, said = (
-                ghost_attention.miniature_requests(asked.count, turns, seed)  # type: ignore[attr-defined]
-                if miniature
-                else ghost_attention.requests_of(asked, lines, turns, seed)
-            )
             dialogues = ghost_attention.ghost_dialogues(
-                chatter, requests, said, sampling=Sampling(temperature), seed=seed, progress="sampling"
+                chatter, requests, said, sampling=sampling, seed=seed, progress="sampling"
             )
             return map(ghost_attention.last_answer_only, dialogues)
 

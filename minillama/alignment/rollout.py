@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from minillama.errors import UsageError
 from minillama.generate import Sampling, generate
 from minillama.model import Llama
 from minillama.tokenizer import Tokenizer
+from minillama.tokenizer.base import TURN_NAMES
 
 FULL = Sampling(temperature=1.0)  # the model's own distribution
 BATCH_TOKENS = 1 << 15  # of prompts and answers that are sampled together
@@ -29,6 +31,11 @@ class Chatter:
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """The tokens of a dialogue that ends with a request."""
         return self.template.encode(messages, self.tokenizer).tokens
+
+    @cached_property
+    def stop_strings(self) -> list[str]:
+        """The template's tags that are plain text in this vocabulary: who writes one has ended the answer."""
+        return sorted(tag for tag in TURN_NAMES - self.tokenizer.specials.keys() if tag in self.template.source)
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,12 @@ def answers(
             raise UsageError(f"dialogue {i} has {len(prompt)} tokens and leaves no room in the context of {context}")
     found: list[Answer | None] = [None] * len(prompts)
     with tqdm(
-        total=len(prompts), desc=progress, unit=" answers", disable=progress is None, delay=2, leave=False
+        total=len(prompts),
+        desc=progress,
+        unit=" answers",
+        disable=True if progress is None else None,  # None: shown on a terminal only
+        delay=2,
+        leave=False,
     ) as bar:
         for number, batch in enumerate(_batches([len(prompt) for prompt in prompts], chatter.max_new_tokens)):
             completions = generate(
@@ -77,11 +89,12 @@ def answers(
                 sampling=sampling,
                 seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]),
                 stop_ids=chatter.tokenizer.stop_ids,
+                stop_strings=chatter.stop_strings,
                 tokenizer=chatter.tokenizer,
                 logprobs=logprobs,
             )
             for i, completion in zip(batch, completions, strict=True):
-                text, finished = completion.text.strip(), completion.finish_reason == "stop"
+                text, finished = completion.text.strip(), completion.tokens[-1] in chatter.tokenizer.stop_ids
                 found[i] = Answer(prompts[i], completion.tokens, completion.logprobs, text, finished)
             bar.update(len(batch))
     return [answer for answer in found if answer is not None]
@@ -95,21 +108,27 @@ def conversations(
     seed: int = 0,
     before_first: Sequence[str] | None = None,
     before_every: Sequence[str] | None = None,
+    end_when_full: bool = False,
     progress: str | None = None,
 ) -> list[list[Message]]:
     """Whole dialogues: the user's turns are given, the model answers each in the light of its own earlier answers.
 
     requests: of each dialogue what the user says, turn by turn. before_first, before_every: an instruction for each
-    dialogue, put before its first or before each of its requests. Returns all messages.
+    dialogue, put before its first or before each of its requests. end_when_full: a dialogue that has filled the
+    context ends with its last answer; else it is an error. Returns all messages. Raises UsageError.
     """
     dialogues: list[list[Message]] = [[] for _ in requests]
     for turn in range(max(map(len, requests), default=0)):
-        going_on = [i for i, turns in enumerate(requests) if turn < len(turns)]
+        going_on = [i for i, turns in enumerate(requests) if turn < len(turns) and len(dialogues[i]) == 2 * turn]
         for i in going_on:
             instruction = before_every[i] if before_every is not None else None
             if before_first is not None and turn == 0:
                 instruction = before_first[i]
             dialogues[i].append({"role": "user", "content": instructed(instruction, requests[i][turn])})
+        if end_when_full:
+            for i in [i for i in going_on if len(chatter.prompt(dialogues[i])) >= chatter.model.config.max_seq_len]:
+                dialogues[i].pop()
+                going_on.remove(i)
         name = None if progress is None else f"{progress}, turn {turn + 1}"
         asked = [dialogues[i] for i in going_on]
         said = answers(chatter, asked, sampling=sampling, seed=seed + turn, progress=name)

@@ -36,12 +36,13 @@ class ChatExample:
     """A dialogue to learn from.
 
     messages: as a chat template takes them. learned: for each of the assistant's messages, whether it is learned.
-    split: "train" or "validation".
+    split: "train" or "validation". where: its place in a file, for messages to the user.
     """
 
     messages: tuple[Message, ...]
     learned: tuple[bool, ...]
     split: str
+    where: str = ""
 
 
 class DialogueSource(Protocol):
@@ -83,11 +84,11 @@ class DialogueFile:
     def examples(self) -> Iterator[ChatExample]:
         """One a line. Raises MinillamaError with file and line for a line that is none."""
         for where, record in jsonl_records(self.path):
-            messages = _messages(where, record)
+            messages = messages_of(where, record)
             check_split(where, record.get("split"))
-            split = record.get("split") or _split_of(messages)
+            split = record.get("split") or split_of(messages)
             learned = tuple(_weight(where, m) for m in messages if m["role"] == "assistant")
-            yield ChatExample(tuple({k: m[k] for k in ("role", "content")} for m in messages), learned, split)
+            yield ChatExample(tuple({k: m[k] for k in ("role", "content")} for m in messages), learned, split, where)
 
     def identity(self) -> dict[str, Any]:
         """The checksum of the file."""
@@ -170,7 +171,7 @@ def human_assistant(where: str, text: str) -> list[dict[str, str]]:
     return [{"role": roles[who], "content": said.strip()} for who, said in zip(rest[::2], rest[1::2], strict=True)]
 
 
-def _messages(where: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+def messages_of(where: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The dialogue in a record of any of the formats."""
     if "messages" in record:
         messages = record["messages"]
@@ -190,7 +191,10 @@ def _messages(where: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:
     if isinstance(record.get("chosen"), str):
         return human_assistant(where, record["chosen"])
     if isinstance(record.get("instruction"), str) and isinstance(record.get("output"), str):
-        request = "\n\n".join(text for text in (record["instruction"], record.get("input")) if text)
+        given = record.get("input") or ""
+        if not isinstance(given, str):
+            raise MinillamaError(f"{where}: expected a text as input, found {given!r}")
+        request = "\n\n".join(text for text in (record["instruction"], given) if text)
         return [{"role": "user", "content": request}, {"role": "assistant", "content": record["output"]}]
     found = ", ".join(map(repr, record)) or "nothing"
     raise MinillamaError(f"{where}: expected messages, instruction and output, or chosen, found {found}")
@@ -203,7 +207,7 @@ def _weight(where: str, message: Mapping[str, Any]) -> bool:
     return bool(weight)
 
 
-def _split_of(messages: Sequence[Message]) -> str:
+def split_of(messages: Sequence[Message]) -> str:
     """By the hash of what the user says first, so that answers to one request are never on both sides."""
     asked = next((m["content"] for m in messages if m["role"] == "user"), "")
     digest = hashlib.blake2b(asked.encode("utf-8", "surrogatepass"), digest_size=8).digest()

@@ -109,7 +109,10 @@ class Obedience:
 def obedience(
     chatter: Chatter, count: int = 100, turns: int = 20, sampling: Sampling = GREEDY, seed: int = 0
 ) -> Obedience:
-    """Whether the model keeps to a persona, for so many turns of so many dialogues held out by content."""
+    """Whether the model keeps to a persona, for so many turns of so many dialogues held out by content.
+
+    Where a dialogue has filled the context before, the turns that are left count as disobeyed and as no help.
+    """
     asked = list(islice(dialogues.personal("test", 2_000 + seed, turns), count))
     said = conversations(
         chatter,
@@ -117,10 +120,11 @@ def obedience(
         sampling=sampling,
         seed=seed,
         before_first=[c.persona.instruction if c.persona else "" for c in asked],
+        end_when_full=True,
     )
     obeyed, helpful = np.zeros((count, turns), bool), np.zeros((count, turns))
     for i, (conversation, messages) in enumerate(zip(asked, said, strict=True)):
-        for t, turn in enumerate(conversation.turns):
+        for t, turn in enumerate(conversation.turns[: len(messages) // 2]):
             verdict = judge(turn.task, messages[2 * t + 1]["content"], conversation.persona)
             obeyed[i, t], helpful[i, t] = bool(verdict.obeyed), verdict.helpfulness
     return Obedience(obeyed, helpful)

@@ -24,16 +24,22 @@ class Estimate(NamedTuple):
 
 
 def mean(values: Sequence[float]) -> Estimate:
-    """Of values drawn independently, by Student's distribution up to ten of them and the normal one beyond; NaN for
-    none, no interval for one.
-    """
+    """Of values drawn independently, by Student's distribution; NaN for none, no interval for one."""
     x = np.asarray(values, float)
     if len(x) < 2:
         only = float(x[0]) if len(x) else math.nan
         return Estimate(only, math.nan, math.nan)
-    factor = _T[len(x) - 2] if len(x) - 2 < len(_T) else _Z
-    half = factor * float(x.std(ddof=1)) / math.sqrt(len(x))
+    half = _student(len(x) - 1) * float(x.std(ddof=1)) / math.sqrt(len(x))
     return Estimate(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half)
+
+
+def _student(freedom: int) -> float:
+    """The 97.5 % quantile for so many degrees of freedom, to two places: beyond the table from the normal one by the
+    first terms of its series in 1 / freedom (Abramowitz and Stegun, 26.7.5).
+    """
+    if freedom <= len(_T):
+        return _T[freedom - 1]
+    return _Z + (_Z**3 + _Z) / (4 * freedom) + (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / (96 * freedom**2)
 
 
 def share(successes: int, trials: int) -> Estimate:

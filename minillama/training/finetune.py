@@ -21,13 +21,14 @@ from minillama.config import LlamaConfig
 from minillama.data.dialogues import ChatExample, DialogueSource
 from minillama.errors import MinillamaError, UsageError
 from minillama.generate import GREEDY, generate
+from minillama.lora import LoraConfig, LoraLlama
 from minillama.model import Llama
 from minillama.params import Params
 from minillama.tokenizer import Tokenizer
 from minillama.training.distributed import Communicator, share_of_rows
 from minillama.training.loop import Options, Progress, train
 from minillama.training.losses import next_token_loss, summed_loss
-from minillama.training.packing import PackedDialogues, Packing, as_batch, pack
+from minillama.training.packing import PackedDialogues, Packing, as_batch, check_packing, pack
 from minillama.training.pretrain import fingerprint, load_initial, micro_batch
 from minillama.training.run_folder import RunFolder, Settings
 from minillama.training.threads import ONE_THREAD, Threads
@@ -43,7 +44,8 @@ class Encoded:
 
     train, validation: what is learned and measured. request: the beginning of the first dialogue held out, up to what
     is answered there; empty where there is none. cut: dialogues that lost their last turns, or the end of the only
-    one, because they are longer than the rows. empty: those left out because nothing in them is learned.
+    one, because they are longer than the rows. empty: those left out because nothing in them is learned. refused:
+    those left out because the chat template cannot hold them; why: the first of these, and the reason.
     """
 
     train: list[Dialogue]
@@ -51,6 +53,8 @@ class Encoded:
     request: list[Message]
     cut: int
     empty: int
+    refused: int = 0
+    why: str = ""
 
     def notices(self) -> list[str]:
         """What a user should know, a line each."""
@@ -59,6 +63,8 @@ class Encoded:
             said.append(f"{self.cut} dialogues are longer than a row: cut there")
         if self.empty:
             said.append(f"{self.empty} dialogues left out: no token of theirs is learned")
+        if self.refused:
+            said.append(f"{self.refused} dialogues left out, the first of them {self.why}")
         return said
 
 
@@ -83,9 +89,15 @@ def encode_all(source: DialogueSource, template: ChatTemplate, tokenizer: Tokeni
 
     splits: dict[str, list[Dialogue]] = {"train": [], "validation": []}
     request: list[Message] = []
-    cut = empty = 0
+    cut = empty = refused = 0
+    why = ""
     for example in tqdm(source.examples(), "encoding", unit=" dialogues", disable=None, delay=2, leave=False):
-        dialogue = encode(example, template, tokenizer)
+        try:
+            dialogue = encode(example, template, tokenizer)
+        except UsageError as error:  # published data have turns out of order, and tags in their texts
+            refused += 1
+            why = why or f"{example.where or 'a dialogue'}: {error}"
+            continue
         if len(dialogue.tokens) > size + 1:
             dialogue = Dialogue(dialogue.tokens[: size + 1], dialogue.loss_mask[: size + 1])
             cut += 1
@@ -97,8 +109,11 @@ def encode_all(source: DialogueSource, template: ChatTemplate, tokenizer: Tokeni
         else:
             empty += 1
     if not splits["train"]:
-        raise MinillamaError(f"nothing to learn: of {empty} dialogues no token counts, or there are none to train on")
-    return Encoded(splits["train"], splits["validation"], request, cut, empty)
+        found = [f"{empty} of which no token counts"] if empty else []
+        found += [f"{refused} that the chat template cannot hold ({why})"] if refused else []
+        found += [f"{len(splits['validation'])} held out"] if splits["validation"] else []
+        raise MinillamaError(f"nothing to learn: expected dialogues to train on, found {', '.join(found) or 'none'}")
+    return Encoded(splits["train"], splits["validation"], request, cut, empty, refused, why)
 
 
 class Finetuning:
@@ -231,7 +246,7 @@ class Job:
             "stage": self.stage,
             "model": asdict(self.model.config),
             "initial": fingerprint(self.model),
-            "trained": sorted(self.model.trained) if self.model.trained is not self.model.params else None,
+            "lora": asdict(self.model.lora) if isinstance(self.model, LoraLlama) else None,
             "data": self.source.identity(),
             "tokenizer": self.tokenizer.sha256,
             "template": self.template.source,
@@ -275,10 +290,10 @@ def job(
     template: the name of a built-in one. lora: the rank of adapters, None to train all weights; lora_alpha: None for
     twice that. how: fields of `Job`. Raises UsageError, and MinillamaError where the model cannot be loaded.
     """
+    if lora is None and lora_alpha is not None:
+        raise UsageError(f"LoRA alpha {lora_alpha}: expected a rank with it, found none")
     llama, tokenizer, own = load_initial(model, device)
     if lora is not None:
-        from minillama.lora import LoraConfig, LoraLlama
-
         alpha = 2 * lora if lora_alpha is None else lora_alpha
         llama = LoraLlama.wrap(llama, LoraConfig(rank=lora, alpha=alpha), seed=seed, base=model)
     usual = recipe(llama.config, lora is not None)
@@ -300,7 +315,9 @@ def finetune(
     Returns where the run is, and the data; None where it had ended before. Raises UsageError where the folder holds
     another run.
     """
-    share_of_rows(comm, job.recipe.batch_size)  # raises before anything is written
+    share_of_rows(comm, job.recipe.batch_size)  # what can be wrong is said before anything is written, or sampled
+    job.options(steps=1)
+    check_packing(job.packing)
     if job.recipe.size > job.model.config.max_seq_len:
         raise UsageError(
             f"rows of {job.recipe.size} tokens: expected at most the context of {job.model.config.max_seq_len}"

@@ -20,6 +20,12 @@ Packing = Literal["packed", "concatenated", "none"]
 PACKINGS: tuple[Packing, ...] = ("packed", "concatenated", "none")
 
 
+def check_packing(packing: str) -> None:
+    """Raise UsageError for a packing that there is not."""
+    if packing not in PACKINGS:
+        raise UsageError(f"packing {packing!r}: expected one of {', '.join(PACKINGS)}")
+
+
 def pack(lengths: Sequence[int], order: Iterable[int], size: int) -> list[list[int]]:
     """Rows of at most `size` places: each dialogue, in the given order, goes into the first of the open rows that has
     room for it, or opens a new one (first fit; the 32 rows opened last are tried).
@@ -46,8 +52,7 @@ def as_batch(
 
     Padding is token 0, of which no target counts, each a text of its own; after the last dialogue it changes nothing.
     """
-    if packing not in PACKINGS:
-        raise UsageError(f"packing {packing!r}: expected one of {', '.join(PACKINGS)}")
+    check_packing(packing)
     shape = (len(rows), size)
     batch: Batch = {name: np.zeros(shape, np.int64) for name in ("tokens", "targets")}
     batch["loss_mask"] = np.zeros(shape, bool)
