@@ -231,18 +231,25 @@ def draw(
     (B,) and, where asked for, their log-probabilities (B,) as in `Step`, else None.
     """
     B, V = logits.shape
-    if sampling.temperature == 0 and not logprobs:
+    greedy = sampling.temperature == 0
+    if greedy and not logprobs:
         return logits.argmax(axis=-1), None
     tokens, scores = np.empty(B, np.int64), np.empty(B)
     for block in row_blocks(np, B, V):
         # float64: a CDF over 128,256 tokens in float32 drifts
         scaled = logits[block].astype(np.float64) / (sampling.temperature or 1.0)  # (b, V)
-        peaks = scaled.max(axis=-1, keepdims=True)
-        exps = np.exp(scaled - peaks)
-        drawn = logits[block].argmax(axis=-1) if uniforms is None else _drawn(scaled, exps, sampling, uniforms[block])
+        peaks = scaled.max(axis=-1, keepdims=True)  # (b, 1)
+        # e^(scaled - highest) of all tokens; where top_k leaves a few, of those alone unless all have to be summed
+        exps = np.exp(scaled - peaks) if logprobs or sampling.top_k is None else None
+        if greedy:
+            drawn = logits[block].argmax(axis=-1)
+        else:
+            assert uniforms is not None
+            drawn = _drawn(scaled, peaks, exps, sampling, uniforms[block])
         tokens[block] = drawn
-        chosen = np.take_along_axis(scaled, drawn[:, None], axis=-1) - peaks  # (b, 1)
-        scores[block] = chosen[:, 0] - np.log(exps.sum(axis=-1))
+        if logprobs and exps is not None:
+            chosen = np.take_along_axis(scaled, drawn[:, None], axis=-1) - peaks  # (b, 1)
+            scores[block] = chosen[:, 0] - np.log(exps.sum(axis=-1))
     return tokens, scores if logprobs else None
 
 
@@ -252,16 +259,20 @@ def sample(logits: np.ndarray, sampling: Sampling, rng: np.random.Generator) -> 
     return int(draw(logits[None], sampling, uniforms)[0][0])
 
 
-def _drawn(scaled: np.ndarray, exps: np.ndarray, sampling: Sampling, uniforms: np.ndarray) -> np.ndarray:
+def _drawn(
+    scaled: np.ndarray, peaks: np.ndarray, exps: np.ndarray | None, sampling: Sampling, uniforms: np.ndarray
+) -> np.ndarray:
     """For each row, where `uniforms` (B,) falls among the probabilities that the rules leave.
 
-    scaled: (B, V), the logits divided by the temperature. exps: (B, V), e^(scaled - highest). Returns tokens (B,).
+    scaled: (B, V), the logits divided by the temperature. peaks: (B, 1), the highest of each row. exps: (B, V),
+    e^(scaled - highest), where it is there already. Returns tokens (B,).
     """
     candidates = None  # (B, n) the token in each column of `probs`; None where column v is token v
-    probs = exps
     if sampling.top_k is not None and sampling.top_k < scaled.shape[1]:
         candidates = np.argpartition(scaled, -sampling.top_k, axis=-1)[:, -sampling.top_k :]
-        probs = np.take_along_axis(exps, candidates, axis=-1)
+        probs = np.exp(np.take_along_axis(scaled, candidates, axis=-1) - peaks)
+    else:
+        probs = np.exp(scaled - peaks) if exps is None else exps
     probs = probs / probs.sum(axis=-1, keepdims=True)  # (B, n)
     if sampling.top_p is not None and sampling.top_p < 1:
         # A token below this cannot be in the nucleus: all that are, together, hold less than 1 - top_p.

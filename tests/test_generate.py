@@ -213,10 +213,10 @@ def test_many_rows_at_once_draw_what_each_draws_alone(sampling: Sampling, spread
     uniforms = rng.random(300)
     uniforms[:4] = 0, 1 - 2**-53, 0, 1 - 2**-53  # the ends of [0, 1)
     expected = [one_row(row, sampling, u) for row, u in zip(logits, uniforms, strict=True)]
-    tokens, none = draw(logits, sampling, uniforms if sampling.temperature else None)
+    tokens, none = draw(logits, sampling, uniforms)
     assert tokens.tolist() == expected
     assert none is None
-    again, scores = draw(logits, sampling, uniforms if sampling.temperature else None, logprobs=True)
+    again, scores = draw(logits, sampling, uniforms, logprobs=True)
     assert again.tolist() == expected and scores is not None
     scaled = logits.astype(np.float64) / (sampling.temperature or 1)
     logprobs = scaled - np.log(np.exp(scaled).sum(axis=-1, keepdims=True))
