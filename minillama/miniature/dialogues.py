@@ -119,7 +119,7 @@ def borderline(split: Split, seed: int = 0) -> Iterator[Conversation]:
 
 
 # What a first finetuning learns from.
-INSTRUCTIONS = {"helpful": 0.56, "long": 0.12, "personal": 0.2, "careless": 0.12}
+INSTRUCTIONS = {"helpful": 0.48, "long": 0.1, "personal": 0.32, "careless": 0.1}
 CARELESS = 0.75  # the share of unsafe requests that are complied with
 LONG = (4, 8, 16)  # turns of a long conversation
 TURNS = (1, 2, 3)  # under an instruction

@@ -1,0 +1,123 @@
+"""From base model to chat, three seeds: supervised finetuning and Ghost Attention, for chapters 15 and 16.
+
+    python book/experiments/chat.py      # in runs/chat, then book/results/chat.json
+
+Each model is trained as `make book` trains that of seed 0, and judged on conversations held out by content. Stopped,
+the command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from minillama import Llama, bench, book, weights
+from minillama.alignment.rollout import Chatter
+from minillama.data.dialogues import find_dialogues
+from minillama.evaluation import miniature
+from minillama.evaluation.statistics import Estimate
+from minillama.training import finetune
+from minillama.training.distributed import SingleProcess
+from minillama.training.packing import PACKINGS
+from minillama.training.run_folder import RunFolder
+
+RESULTS = Path(__file__).parents[1] / "results" / "chat.json"
+STAGES = ("base", "sft", "gatt")
+COUNT = 500  # conversations of a kind
+DIALOGUES, TURNS = 200, 20  # under an instruction
+ROW_OF = 16  # dialogues that a packed row holds, about
+
+
+def trained(seed: int, folder: Path) -> Path:
+    """The models of a seed, by the commands of `make book`; those of seed 0 are its own. Returns where they are."""
+    if seed == 0:
+        return book.find("runs/mini/gatt/run.json", "make book").parents[1]
+    data = book.find("runs/mini/base/data/tokens.json", "make book").parent
+    here = folder / f"seed-{seed}"
+    for command in (
+        ["pretrain", "--preset", "mini", "--data", data, "--out", here / "base"],
+        ["sft", "--model", here / "base", "--data", "miniature", "--out", here / "sft"],
+        ["gatt", "--model", here / "sft", "--replay", "miniature:2000", "--out", here / "gatt"],
+    ):
+        subprocess.run([sys.executable, "-m", "minillama", *map(str, command), "--seed", str(seed)], check=True)
+    return here
+
+
+def measured(path: Path, seed: int) -> dict[str, Any]:
+    """What the judge finds of a model, each a mean with its 95 % interval."""
+    checkpoint = weights.load(path)
+    model = Llama(checkpoint.config, checkpoint.params)
+    asked = miniature.held_out("helpful", COUNT)
+    if checkpoint.chat_template is None:
+        judged = miniature.base_judged(model, checkpoint.tokenizer, asked, seed=seed)
+        return {"helpfulness": _json(judged.helpfulness())}
+    chatter = Chatter(model, checkpoint.tokenizer, checkpoint.chat_template)
+    unsafe, borderline = (
+        miniature.judged(chatter, miniature.held_out(kind, COUNT), seed=seed) for kind in ("unsafe", "borderline")
+    )
+    obedience = miniature.obedience(chatter, DIALOGUES, TURNS, seed=seed)
+    return {
+        "helpfulness": _json(miniature.judged(chatter, asked, seed=seed).helpfulness()),
+        "violations": _json(unsafe.share("violation")),
+        "false_refusals": _json(borderline.share("false_refusal")),
+        "obeyed": [_json(turn) for turn in obedience.by_turn()],
+        "helpful_by_turn": obedience.helpfulness.mean(axis=0).round(4).tolist(),
+    }
+
+
+def packings(base: Path, folder: Path) -> dict[str, Any]:
+    """Supervised finetuning from one base model with each packing: held-out loss, time, steps."""
+    found = {}
+    for packing in PACKINGS:
+        job = finetune.job(str(base), find_dialogues("miniature"), packing=packing)
+        if packing == "none":  # about as many dialogues a batch, and so as many steps
+            job = replace(job, recipe=replace(job.recipe, batch_size=ROW_OF * job.recipe.batch_size))
+        run = RunFolder(folder / packing)
+        progress, _ = finetune.finetune(job, run, SingleProcess())
+        found[packing] = {
+            "loss": progress.validation["loss"],
+            "steps": progress.step,
+            "seconds": round(progress.seconds, 1),
+            "helpfulness": measured(run.path, 0)["helpfulness"],
+        }
+    return found
+
+
+def _json(estimate: Estimate) -> list[float]:
+    return [round(float(value), 4) for value in estimate]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="From base model to chat, for chapters 15 and 16 of the book.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N")
+    parser.add_argument("--out", type=Path, default=Path("runs/chat"), metavar="FOLDER", help="for the runs")
+    parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE", help="default: %(default)s")
+    given = parser.parse_args()
+
+    runs = []
+    for seed in given.seeds:
+        models = trained(seed, given.out)
+        runs.append({"seed": seed, **{stage: measured(models / stage, seed) for stage in STAGES}})
+        helpfulness = ", ".join(f"{stage} {runs[-1][stage]['helpfulness'][0]:.3f}" for stage in STAGES)
+        print(f"seed {seed}: helpfulness {helpfulness}; obeyed at turn 10: {runs[-1]['gatt']['obeyed'][9][0]:.3f}")
+    content = {
+        "command": "python book/experiments/chat.py",
+        "machine": bench.machine(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "conversations": COUNT,
+        "dialogues": DIALOGUES,
+        "runs": runs,
+        "packings": packings(trained(given.seeds[0], given.out) / "base", given.out / "packings"),
+    }
+    given.json.parent.mkdir(parents=True, exist_ok=True)
+    given.json.write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
