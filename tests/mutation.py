@@ -22,7 +22,18 @@ from types import ModuleType
 
 import pytest
 
-LAYERS = ["blocks", "linear", "embedding", "rmsnorm", "rope", "attention", "swiglu", "cross_entropy", "token_logprobs"]
+LAYERS = [
+    "blocks",
+    "linear",
+    "lora",
+    "embedding",
+    "rmsnorm",
+    "rope",
+    "attention",
+    "swiglu",
+    "cross_entropy",
+    "token_logprobs",
+]
 MODULES = {name: (f"minillama.layers.{name}", "tests/layers") for name in LAYERS}
 MODULES |= {
     name: (f"minillama.training.{name}", f"tests/training/test_{name}.py") for name in ("adamw", "schedule", "workers")

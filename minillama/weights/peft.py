@@ -93,7 +93,10 @@ def load(path: Path, dtype: DTypeLike = np.float32, with_params: bool = True, me
         trained = _read(config, lora, stored, np.result_type(dtype, np.float32))
         for name in config.param_shapes():  # a base that writes text has no score, and its head is not wanted for one
             checkpoint.params[name] = base.params[name] if name in base.params else trained[name].astype(dtype)
-        merge_into(checkpoint.params, lora, trained)
+        with np.errstate(over="ignore", invalid="ignore"):  # check_finite says so in our words
+            merge_into(checkpoint.params, lora, trained)
+        for name in filter(lora.adapts, checkpoint.params):
+            check_finite(path, f"{name}, merged", checkpoint.params[name])
     return checkpoint
 
 
@@ -110,7 +113,9 @@ def base_of(path: Path) -> Path:
     try:
         return catalog.resolve(name)
     except MinillamaError as error:
-        raise MinillamaError(f"{file}: expected the base model base_model_name_or_path, found none: {error}") from None
+        raise MinillamaError(
+            f"{file}: expected the model that base_model_name_or_path names, found none: {error}"
+        ) from None
 
 
 def _bases(path: Path) -> list[Path]:
@@ -135,7 +140,7 @@ def _lora(path: Path, settings: dict[str, Any], config: LlamaConfig, stored: dic
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
     if isinstance(rank, bool) or not isinstance(rank, int):
         raise MinillamaError(f"{path / CONFIG}: expected r to be an integer, found {rank!r}")
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not abs(alpha) < 1e300:
         raise MinillamaError(f"{path / CONFIG}: expected lora_alpha to be a number, found {alpha!r}")
     params = config.param_shapes()
     targets = {

@@ -73,6 +73,19 @@ def _attention_case(
     )
 
 
+def _lora_case(name: str, *shape: int, O: int, R: int, scale: float) -> Case:
+    """The frozen weight comes inside a tuple, for there is no gradient of it to check."""
+    I = shape[-1]
+    return Case(
+        f"lora_linear{name}",
+        lambda x, frozen, a, b, scale: layers.lora_linear(x, *frozen, a, b, scale),
+        layers.lora_linear_backward,
+        lambda x, frozen, a, b, scale: naive.lora_linear(x, *frozen, a, b, scale),
+        (normal(*shape), (normal(O, I, seed=1),), normal(R, I, seed=2), normal(O, R, seed=3)),
+        {"scale": scale},
+    )
+
+
 LEFT_PADDED = np.array([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]], bool)
 RAGGED = np.arange(9) >= np.array([[3], [0], [7]])  # three texts of nine, padded on the left
 PACKED = np.array([[0, 0, 0, 3, 3, 5, 6, 6, 6], [0] * 9, [0, 1, 1, 1, 1, 1, 1, 7, 7]])  # several texts a row
@@ -82,6 +95,17 @@ CASES = [
     Case("linear", layers.linear, layers.linear_backward, naive.linear, (normal(2, 3, 5), normal(4, 5))),
     Case("linear, one row", layers.linear, layers.linear_backward, naive.linear, (normal(1, 1, 5), normal(4, 5))),
     Case("linear, many rows", layers.linear, layers.linear_backward, naive.linear, (normal(5, 13, 2), normal(3, 2))),
+    Case(
+        "frozen_linear",
+        lambda x, frozen: layers.frozen_linear(x, *frozen),
+        layers.frozen_linear_backward,
+        lambda x, frozen: naive.linear(x, *frozen),
+        (normal(2, 3, 5), (normal(4, 5),)),
+    ),
+    _lora_case("", 2, 3, 5, O=4, R=2, scale=1.5),
+    _lora_case(", one row", 1, 1, 5, O=4, R=2, scale=0.5),
+    _lora_case(", many rows", 5, 13, 3, O=2, R=1, scale=2.0),
+    _lora_case(", a rank above the width", 2, 3, O=2, R=5, scale=0.25),
     Case(
         "embedding",
         layers.embedding,

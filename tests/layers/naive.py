@@ -15,6 +15,14 @@ def linear(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return y
 
 
+def lora_linear(x: np.ndarray, weight: np.ndarray, a: np.ndarray, b: np.ndarray, scale: float) -> np.ndarray:
+    merged = weight.copy()
+    for o, i in np.ndindex(weight.shape):
+        for r in range(len(a)):
+            merged[o, i] += scale * b[o, r] * a[r, i]
+    return linear(x, merged)
+
+
 def rmsnorm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
     y = np.zeros(x.shape)
     for at in np.ndindex(x.shape[:-1]):

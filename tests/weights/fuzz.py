@@ -19,8 +19,10 @@ from minillama import weights
 from minillama.chat import builtin
 from minillama.config import RopeScaling
 from minillama.errors import MinillamaError
+from minillama.lora import LoraConfig, LoraLlama
+from minillama.model import Llama
 from minillama.tokenizer import Tokenizer, from_gguf
-from tests.weights.support import CONFIGS, TINY, tiny_checkpoint, tiny_tokenizer, write_meta
+from tests.weights.support import CONFIGS, TINY, random_params, tiny_checkpoint, tiny_tokenizer, write_meta
 
 ROOM = 64 << 20  # what loading may take beyond the process that has loaded the sound file, of 100 kB, before
 SECONDS = 60  # for one case; a hang ends the process with its traceback
@@ -34,6 +36,13 @@ def make(kind: str, folder: Path) -> Path:
         write_meta(folder / "model", checkpoint.params, checkpoint.config, n_files=2)
         (folder / "model" / "tokenizer.model").write_bytes(tiny_tokenizer().model)
         return folder / "model"
+    if kind == "peft":
+        weights.save(tiny_checkpoint(), folder / "base")
+        lora = LoraConfig(rank=2, targets=("wk", "w2"), also=("norm.weight",))
+        model = LoraLlama.wrap(Llama(TINY, random_params(TINY)), lora, base="../base")
+        checkpoint = replace(model.checkpoint(), tokenizer=tiny_tokenizer(), chat_template=builtin("chatml"))
+        weights.save(checkpoint, folder / "adapters")
+        return folder / "adapters"
     config = TINY if kind.startswith("llama2c") else replace(TINY, rope_scaling=RopeScaling("llama3", 8.0))
     checkpoint = tiny_checkpoint(config)
     checkpoint.chat_template = builtin("chatml")

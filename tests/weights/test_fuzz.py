@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    "kind", ["llama2c", "llama2c-v1", "huggingface", "huggingface-bytes", "gguf", "gguf-bytes", "meta"]
+    "kind", ["llama2c", "llama2c-v1", "huggingface", "huggingface-bytes", "gguf", "gguf-bytes", "meta", "peft"]
 )
 def test_damaged_copies(tmp_path: Path, kind: str) -> None:
     command = [sys.executable, "-m", "tests.weights.fuzz", kind, "300", str(tmp_path)]
