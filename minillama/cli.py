@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from minillama.alignment.cli_gatt import gatt
+from minillama.alignment.cli_ppo import ppo
 from minillama.alignment.reward_cli import reward
 from minillama.data.cli import app as data
 from minillama.errors import MinillamaError, UsageError
@@ -382,6 +383,7 @@ app.command(epilog="Example: minillama pretrain --preset mini --data miniature -
 app.command(epilog="Example: minillama sft --model runs/mini/base --data miniature --out runs/mini/sft")(sft)
 app.command(epilog="Example: minillama reward --model runs/mini/sft --data hh-rlhf --out runs/mini/helpful")(reward)
 app.command(epilog="Example: minillama gatt --model runs/mini/sft --out runs/mini/gatt --replay miniature:2000")(gatt)
+app.command(epilog="Example: minillama ppo --model runs/mini/sft --reward runs/mini/helpful --out runs/mini/ppo")(ppo)
 app.command(epilog="Example: minillama plan --preset llama2-70b --gpus 2048")(plan)
 
 

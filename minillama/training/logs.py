@@ -153,13 +153,17 @@ class Terminal(Log):
         self._bar.close()
 
     def _show_step(self, record: Record) -> None:
-        told = f"loss {record['loss']:.4f} · {record['tokens_per_second']:,.0f} tokens/s"
+        told = self._told(record)
         if not self._bar.disable:
             self._bar.set_postfix_str(told, refresh=False)
             self._bar.update(record["step"] - self._bar.n)
         elif time.monotonic() - self._spoken >= SILENCE or record["step"] == self._steps:
             self._spoken = time.monotonic()
             self.say(f"step {record['step']} of {self._steps}: {told}")
+
+    def _told(self, record: Record) -> str:
+        """What is shown of a step."""
+        return f"loss {record['loss']:.4f} · {record['tokens_per_second']:,.0f} tokens/s"
 
 
 class TensorBoard(Log):
