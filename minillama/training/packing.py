@@ -92,7 +92,8 @@ class PackedDialogues:
         if not lengths:
             raise UsageError("no dialogues to learn from: expected at least one")
         if not 1 <= min(lengths) <= max(lengths) <= size:
-            raise UsageError(f"a dialogue of {max(lengths) + 1} tokens: expected 2 to {size + 1}")
+            wrong = min(lengths) if min(lengths) < 1 else max(lengths)
+            raise UsageError(f"a dialogue of {wrong + 1} tokens: expected 2 to {size + 1}")
         self.dialogues, self.size, self.batch_size, self.packing = dialogues, size, batch_size, packing
         self.rows: list[list[int]] = []
         for epoch in range(epochs):
