@@ -1,0 +1,155 @@
+"""Ghost Attention's data: sampled under an instruction on every turn, kept with it on the first, the last learned."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minillama.alignment import rollout
+from minillama.alignment.ghost_attention import (
+    cut,
+    ghost_dialogues,
+    last_answer_only,
+    miniature_requests,
+    requests_of,
+)
+from minillama.alignment.rollout import Chatter
+from minillama.chat import builtin
+from minillama.data.dialogues import DialogueFile, find_dialogues, write_records
+from minillama.errors import MinillamaError, UsageError
+from minillama.generate import GREEDY
+from minillama.miniature.dialogues import personal
+from minillama.miniature.personas import PERSONAS
+from minillama.training.finetune import encode
+from tests.alignment.test_rollout import Recorder
+from tests.training.chats import jsonl, lively, records, said, tags_tokenizer
+
+
+def chatter() -> Chatter:
+    return Chatter(lively(tags_tokenizer(), np.float64), tags_tokenizer(), builtin("llama2-tags"), 6)
+
+
+TURNS = [["a", "b", "c"], ["p", "q"]]
+
+
+def test_sampled_with_the_instruction_on_every_turn_and_kept_with_it_on_the_first_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spy = Recorder()
+    monkeypatch.setattr(rollout, "answers", spy)
+    found = ghost_dialogues(chatter(), TURNS, ["Act as one.", "Act as two."])
+    assert spy.asked == [
+        [["Act as one. a"], ["Act as two. p"]],
+        [["Act as one. a", "a0", "Act as one. b"], ["Act as two. p", "p0", "Act as two. q"]],
+        [["Act as one. a", "a0", "Act as one. b", "a1", "Act as one. c"]],
+    ]
+    assert found == [said("Act as one. a", "a0", "b", "a1", "c", "a2"), said("Act as two. p", "p0", "q", "p1")]
+
+
+def test_the_answers_are_the_models_under_repeated_instructions() -> None:
+    """As asked here one by one: not those it would give to what is kept."""
+    who = chatter()
+    requests, instruction = ["Does Ann like apples?", "And Ben?", "Dan?"], "Say Cleo."
+    (found,) = ghost_dialogues(who, [requests], [instruction], sampling=GREEDY)
+    messages = []
+    forgetful = []
+    for turn, request in enumerate(requests):
+        messages.append({"role": "user", "content": f"{instruction} {request}"})
+        (answer,) = rollout.answers(who, [messages], sampling=GREEDY)
+        (other,) = rollout.answers(who, [found[: 2 * turn + 1]], sampling=GREEDY)
+        forgetful.append(other.text)
+        messages.append({"role": "assistant", "content": answer.text})
+    assert [m["content"] for m in found[1::2]] == [m["content"] for m in messages[1::2]] != forgetful
+
+
+def test_one_instruction_a_dialogue() -> None:
+    with pytest.raises(UsageError, match="2 dialogues and 1 instructions: expected one for each"):
+        ghost_dialogues(chatter(), TURNS, ["One."])
+
+
+def test_all_answers_but_the_last_have_weight_0() -> None:
+    record = last_answer_only(said("a", "b", "c", "d", "e", "f", system="s"))
+    weights = [message.get("weight") for message in record["messages"]]
+    assert weights == [None, None, 0, None, 0, None, 1]
+    assert [{k: m[k] for k in ("role", "content")} for m in record["messages"]] == said(*"abcdef", system="s")
+
+
+def test_the_tokens_that_are_learned_of_one_dialogue(tmp_path: Path) -> None:
+    """Written, read and encoded: every token, with ^ under it where it is learned."""
+    dialogue = said("Act as Ann. Yes", "Ann likes Ben", "Does Dan", "Yes", "Dan", "Ann likes Dan")
+    write_records(tmp_path / "d.jsonl", [last_answer_only(dialogue)])
+    (example,) = DialogueFile(tmp_path / "d.jsonl").examples()
+    tokenizer = tags_tokenizer()
+    encoded = encode(example, builtin("llama2-tags"), tokenizer)
+    pieces = [tokenizer.piece(token) for token in encoded.tokens]
+    marks = ["^" * len(p) if learned else " " * len(p) for p, learned in zip(pieces, encoded.loss_mask, strict=True)]
+    print(f"\n{'|'.join(pieces)}\n{'|'.join(marks)}")
+    learned = [i for i, mask in enumerate(encoded.loss_mask) if mask]
+    last_request = max(i for i, piece in enumerate(pieces) if piece == "[/INST]")
+    assert learned == [*range(last_request + 1, len(pieces))]
+    assert "".join(pieces[i] for i in learned) == " Ann likes Dan</s>"
+    assert pieces.count("</s>") == 3 and pieces.count("[/INST]") == 3  # the answers before are there to be read
+    assert "".join(pieces).count("Act as Ann.") == 1
+
+
+@pytest.mark.parametrize("longest", [2, 3, 5])
+def test_lengths_are_drawn_uniformly_from_two_to_the_longest(longest: int) -> None:
+    turns = [[str(i) for i in range(8)]] * 3000
+    lengths = Counter(len(requests) for requests in cut(turns, longest))
+    assert set(lengths) == {*range(2, longest + 1)}
+    for count in lengths.values():
+        p = 1 / (longest - 1)
+        assert abs(count - 3000 * p) <= 5 * (3000 * p * (1 - p)) ** 0.5
+    assert all(requests == turns[0][: len(requests)] for requests in cut(turns, longest))
+    assert list(cut(turns, longest, 3)) == list(cut(turns, longest, 3))
+    assert longest == 2 or list(cut(turns, longest, 3)) != list(cut(turns, longest, 4))
+
+
+def test_a_short_dialogue_gives_what_it_has() -> None:
+    assert [len(requests) for requests in cut([["a", "b"]] * 20, 16)] == [2] * 20
+    assert {len(requests) for requests in cut([["a", "b", "c"]] * 60, 16)} == {2, 3}
+    for longest in (1, 0):
+        with pytest.raises(UsageError, match=f"turns {longest}: expected at least 2, for an instruction to be rememb"):
+            list(cut([["a", "b"]], longest))
+
+
+def test_requests_of_the_miniature() -> None:
+    requests, instructions = miniature_requests(300, 5, seed=2)
+    assert len(requests) == len(instructions) == 300
+    assert {len(turns) for turns in requests} == {2, 3, 4, 5}
+    assert {persona.instruction for persona in PERSONAS} == set(instructions)
+    conversations = personal("train", 2, 5)
+    for turns, instruction in zip(requests, instructions, strict=True):
+        conversation = next(conversations)
+        assert turns == [turn.request for turn in conversation.turns[: len(turns)]]
+        assert conversation.persona is not None and instruction == conversation.persona.instruction
+    assert miniature_requests(300, 5, seed=2) == (requests, instructions)
+    assert miniature_requests(300, 5, seed=3) != (requests, instructions)
+
+
+def test_requests_of_a_file(tmp_path: Path) -> None:
+    """Of the training split, of two turns at least, without what the system or the assistant says."""
+    lines = [{**record, "split": "train"} for record in records(90, turns=(1, 2, 3, 6))]
+    lines.append({"messages": said("held", "a", "out", "b"), "split": "validation"})
+    lines.append({"messages": said("hi", "a", "there", "b", system="s"), "split": "train"})
+    source = find_dialogues(jsonl(tmp_path / "d.jsonl", lines))
+    requests, instructions = requests_of(source, ["One.", "Two.", "Three."], 4, seed=1)
+    known = [
+        [m["content"] for m in line["messages"] if m["role"] == "user"] for line in lines if line["split"] == "train"
+    ]
+    known = [turns for turns in known if len(turns) > 1]
+    assert len(requests) == len(instructions) == len(known)
+    for turns, whole in zip(requests, known, strict=True):
+        assert turns == whole[: len(turns)] and 2 <= len(turns) <= 4
+    assert {len(turns) for turns in requests} == {2, 3, 4} and requests[-1] == ["hi", "there"]
+    assert set(instructions) == {"One.", "Two.", "Three."}
+    assert requests_of(source, ["One.", "Two.", "Three."], 4, seed=1) == (requests, instructions)
+
+
+def test_a_file_without_a_second_turn(tmp_path: Path) -> None:
+    source = find_dialogues(jsonl(tmp_path / "d.jsonl", records(9, turns=(1,))))
+    with pytest.raises(MinillamaError, match="dialogues to ask from: expected some of two turns or more, found none"):
+        requests_of(source, ["One."], 4)
