@@ -16,11 +16,15 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-# The book's own model is trained first, unless it is there or was begun: then the command goes on. A run of other
-# settings, or a damaged one, is begun again; 130 is Ctrl-C.
-MINIATURE := -m minillama pretrain --preset mini --data miniature --out runs/mini/base
+# Each of the book's own models is trained first, unless it is there or was begun: then the command goes on. A run of
+# other settings, or a damaged one, is begun again; 130 is Ctrl-C.
+define trained
+	@$(BIN)/python -m minillama $(1) || { [ $$? -le 2 ] && echo "make: trained anew: $(1)" >&2 && $(BIN)/python -m minillama $(1) --overwrite; }
+endef
 book: $(READY) ## train the miniature (minutes, once), run and build the book: book/_build/html/index.html
-	@$(BIN)/python $(MINIATURE) || { [ $$? -le 2 ] && echo "make: the miniature is trained anew" >&2 && $(BIN)/python $(MINIATURE) --overwrite; }
+	$(call trained,pretrain --preset mini --data miniature --out runs/mini/base)
+	$(call trained,sft --model runs/mini/base --data miniature --out runs/mini/sft)
+	$(call trained,gatt --model runs/mini/sft --replay miniature:2000 --out runs/mini/gatt)
 	$(BIN)/jupyter-book build -W --keep-going book
 	@echo "Open book/_build/html/index.html"
 

@@ -43,7 +43,7 @@ def gatt(
             metavar="SOURCE",
             help="Whose requests are asked: miniature, miniature:N, or a .jsonl file of dialogues of several turns.",
         ),
-    ] = "miniature:1500",
+    ] = "miniature:500",
     instructions: Annotated[
         Path | None,
         typer.Option("--instructions", metavar="FILE", help="One a line, for a .jsonl file: what is to be remembered."),
@@ -54,7 +54,7 @@ def gatt(
         typer.Option("--replay", metavar="SOURCE", help="Dialogues to train on beside: what shall not be forgotten."),
     ] = None,
     temperature: Annotated[float, typer.Option("--temperature", metavar="X", help="Of the sampled answers.")] = 0.7,
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", metavar="N", min=1, help="Of an answer.")] = 128,
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", metavar="N", min=1, help="Of an answer.")] = 64,
     template: TemplateOption = None,
     epochs: EpochsOption = None,
     batch_size: BatchSizeOption = None,
@@ -116,7 +116,7 @@ def gatt(
             dialogues = ghost_attention.ghost_dialogues(
                 chatter, requests, said, sampling=sampling, seed=seed, progress="sampling"
             )
-            return map(ghost_attention.last_answer_only, dialogues)
+            return ghost_attention.records(dialogues, seed)
 
         source: DialogueSource = GeneratedDialogues(out / "dialogues.jsonl", inputs, records)
         if replay is not None:

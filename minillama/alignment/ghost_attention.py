@@ -10,13 +10,15 @@ Our reading of what the paper leaves open:
   answer of a dialogue is learned. The earlier ones were sampled under repeated instructions, too, but they are there
   to be read, as they would be in a real dialogue.
 - How long the dialogues are is drawn uniformly from 2 to the longest, so that every distance to the instruction is met.
+- A sampled dialogue is an example at every turn, the turns after it left away: three of them are taken, its end and two
+  more. To sample is what costs, for every answer reads all that was said before.
 - Answers that disobey are not sorted out: no judge of obedience is asked, and the model that samples rarely disobeys.
 - An instruction is put before a request in the same message, with a space between, while sampling and while training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -27,6 +29,8 @@ from minillama.chat import Message
 from minillama.data.dialogues import DialogueSource
 from minillama.errors import MinillamaError, UsageError
 from minillama.generate import Sampling
+
+EXAMPLES = 3  # of one sampled dialogue
 
 
 def ghost_dialogues(
@@ -63,6 +67,18 @@ def last_answer_only(messages: Sequence[Message]) -> dict[str, Any]:
             for i, message in enumerate(messages)
         ]
     }
+
+
+def records(dialogues: Iterable[Sequence[Message]], seed: int = 0) -> Iterator[dict[str, Any]]:
+    """What is trained on: of each dialogue EXAMPLES beginnings that end with an answer, itself among them, each from
+    the second turn on and with only its last answer learned.
+    """
+    rng = np.random.default_rng([seed, 3])
+    for dialogue in dialogues:
+        turns = len(dialogue) // 2
+        earlier = rng.permutation(np.arange(2, turns))[: EXAMPLES - 1]
+        for end in (*sorted(earlier.tolist()), turns):
+            yield last_answer_only(dialogue[: 2 * end])
 
 
 def cut(requests: Sequence[Sequence[str]], longest: int, seed: int = 0) -> Iterator[list[str]]:

@@ -13,10 +13,11 @@ from minillama.errors import UsageError
 from minillama.generate import Sampling, generate
 from minillama.model import Llama
 from minillama.tokenizer import Tokenizer
+from minillama.training.threads import Threads
 from minillama.tokenizer.base import TURN_NAMES
 
 FULL = Sampling(temperature=1.0)  # the model's own distribution
-BATCH_TOKENS = 1 << 15  # of prompts and answers that are sampled together
+TOGETHER = 1024  # dialogues that are sampled at a time, shared out among threads
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def answers(
     for i, prompt in enumerate(prompts):
         if len(prompt) >= context:
             raise UsageError(f"dialogue {i} has {len(prompt)} tokens and leaves no room in the context of {context}")
-    found: list[Answer | None] = [None] * len(prompts)
+    said: list[Answer] = []
+    threads = Threads() if chatter.model.xp is np else None
     with tqdm(
         total=len(prompts),
         desc=progress,
@@ -81,23 +83,24 @@ def answers(
         delay=2,
         leave=False,
     ) as bar:
-        for number, batch in enumerate(_batches([len(prompt) for prompt in prompts], chatter.max_new_tokens)):
+        for start in range(0, len(prompts), TOGETHER):
             completions = generate(
                 chatter.model,
-                [prompts[i] for i in batch],
+                prompts[start : start + TOGETHER],
                 max_new_tokens=chatter.max_new_tokens,
                 sampling=sampling,
-                seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]),
+                seed=int(np.random.SeedSequence([seed, start]).generate_state(1)[0]),
                 stop_ids=chatter.tokenizer.stop_ids,
                 stop_strings=chatter.stop_strings,
                 tokenizer=chatter.tokenizer,
                 logprobs=logprobs,
+                threads=threads,
             )
-            for i, completion in zip(batch, completions, strict=True):
+            for prompt, completion in zip(prompts[start:], completions, strict=False):
                 text, finished = completion.text.strip(), completion.tokens[-1] in chatter.tokenizer.stop_ids
-                found[i] = Answer(prompts[i], completion.tokens, completion.logprobs, text, finished)
-            bar.update(len(batch))
-    return [answer for answer in found if answer is not None]
+                said.append(Answer(prompt, completion.tokens, completion.logprobs, text, finished))
+            bar.update(len(completions))
+    return said
 
 
 def conversations(
@@ -140,13 +143,3 @@ def conversations(
 def instructed(instruction: str | None, request: str) -> str:
     """A request under an instruction."""
     return f"{instruction} {request}" if instruction else request
-
-
-def _batches(lengths: Sequence[int], new_tokens: int) -> list[list[int]]:
-    """Indices of prompts of like lengths, the shortest first, as many together as have BATCH_TOKENS in all."""
-    batches: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if not batches or (len(batches[-1]) + 1) * (lengths[i] + new_tokens) > BATCH_TOKENS:
-            batches.append([])
-        batches[-1].append(i)
-    return batches

@@ -214,12 +214,14 @@ class Recipe:
 
 
 def recipe(config: LlamaConfig, lora: bool = False) -> Recipe:
-    """Llama 2's, by width: two epochs, and 2e-5 at the width of 7B, 4096, more where it is smaller, in proportion.
+    """Llama 2's, by width C: two epochs, and a rate of 2e-5 at the width of 7B, 4096, that grows with (4096 / C)^1.5 to
+    3e-3 at most; three times as much with LoRA, whose adapters begin at zero.
 
-    With LoRA ten times as much, for the adapters begin at zero. Rows are 1,024 places, or what the context has; 64 of
-    the paper's rows of 4,096 are as many tokens as a small model reads in all, so a batch is 4.
+    Rows are 1,024 places, or what the context has; 64 of the paper's rows of 4,096 are as many tokens as a small model
+    reads in all, so a batch is 4.
     """
-    return Recipe(2, 4, min(1024, config.max_seq_len), 2e-5 * (4096 / config.dim) * (10 if lora else 1))
+    lr = 2e-5 * (4096 / config.dim) ** 1.5 * (3 if lora else 1)
+    return Recipe(2, 4, min(1024, config.max_seq_len), min(lr, 3e-3))
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ SeqLenOption = Annotated[
 ]
 LrOption = Annotated[
     float | None,
-    typer.Option("--lr", metavar="X", help="Learning rate at its peak.", show_default="2e-5 · 4096 / width"),
+    typer.Option("--lr", metavar="X", help="Learning rate at its peak.", show_default="by width: 2e-5 at 4096"),
 ]
 PackingOption = Annotated[
     str,

@@ -54,10 +54,10 @@ def asked(*requests: str) -> list[list[Message]]:
     return [list(said(request)) for request in requests]
 
 
-@pytest.mark.parametrize("room", [1, 60, 150, 1 << 15])
-def test_greedy_answers_are_those_of_each_dialogue_alone(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+@pytest.mark.parametrize("together", [1, 3, 1024])
+def test_greedy_answers_are_those_of_each_dialogue_alone(monkeypatch: pytest.MonkeyPatch, together: int) -> None:
     """In their order, however many are sampled together, though they are sorted by length for that."""
-    monkeypatch.setattr(rollout, "BATCH_TOKENS", room)
+    monkeypatch.setattr(rollout, "TOGETHER", together)
     who = chatter()
     dialogues = asked(*REQUESTS)
     dialogues[3] = list(said("Does Ann like boats?", "Yes, Ann", "Dan?", system="Be brief."))
@@ -76,17 +76,6 @@ def test_greedy_answers_are_those_of_each_dialogue_alone(monkeypatch: pytest.Mon
         assert (answer.prompt, answer.tokens, answer.text) == (prompt, alone.tokens, alone.text.strip())
         np.testing.assert_allclose(answer.logprobs, alone.logprobs, rtol=1e-6, atol=1e-8)
         assert answer.finished == (alone.finish_reason == "stop")
-
-
-def test_batches_are_of_like_lengths_and_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollout, "BATCH_TOKENS", 100)
-    lengths = [30, 5, 8, 200, 6, 30, 7, 5]
-    batches = rollout._batches(lengths, 10)
-    assert sorted(i for batch in batches for i in batch) == [*range(8)]
-    assert [[lengths[i] for i in batch] for batch in batches] == [[5, 5, 6, 7, 8], [30, 30], [200]]
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * (max(lengths[i] for i in batch) + 10) <= 100
-    assert rollout._batches([], 10) == []
 
 
 def test_the_seed_gives_the_answers() -> None:

@@ -1,4 +1,4 @@
-"""`make book` trains the book's model first: goes on with it, begins it again where it must, and stops at Ctrl-C."""
+"""`make book` trains the book's models first: goes on with it, begins it again where it must, and stops at Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(os.name != "posix" or shutil.which("make") is None, reason="needs make")
 
 
+STAGES = ("pretrain", "sft", "gatt")
+
+
 @pytest.mark.parametrize(
     ("codes", "calls", "succeeds"),
     [
-        pytest.param([0], ["pretrain", "build"], True, id="trained"),
-        pytest.param([2, 0], ["pretrain", "pretrain --overwrite", "build"], True, id="other settings"),
-        pytest.param([1, 0], ["pretrain", "pretrain --overwrite", "build"], True, id="damaged"),
-        pytest.param([1, 1], ["pretrain", "pretrain --overwrite"], False, id="cannot be trained"),
-        pytest.param([130], ["pretrain"], False, id="Ctrl-C"),
+        pytest.param([0, 0, 0], ["pretrain", "sft", "gatt", "build"], True, id="trained"),
+        pytest.param([2, 0, 0, 0], ["pretrain", "pretrain again", "sft", "gatt", "build"], True, id="other settings"),
+        pytest.param([0, 1, 0, 0], ["pretrain", "sft", "sft again", "gatt", "build"], True, id="damaged"),
+        pytest.param([0, 0, 1, 1], ["pretrain", "sft", "gatt", "gatt again"], False, id="cannot be trained"),
+        pytest.param([0, 130], ["pretrain", "sft"], False, id="Ctrl-C"),
     ],
 )
 def test_make_book(codes, calls, succeeds, tmp_path):
     (tmp_path / "bin").mkdir()
     log = tmp_path / "calls"
     answers = " ".join(map(str, codes))
-    train = f'set -- "$@" {answers}\nn=$(grep -c pretrain {log})\nfor i in $(seq 1 $n); do code=$1; shift; done\n'
+    train = f'set -- "$@" {answers}\nn=$(grep -c minillama {log})\nfor i in $(seq 1 $n); do code=$1; shift; done\n'
     scripts = {
         "python": f'#!/bin/sh\necho "$@" >> {log}\nset --\n{train}exit $code\n',
         "jupyter-book": f'#!/bin/sh\necho "$@" >> {log}\n',
@@ -41,11 +44,11 @@ def test_make_book(codes, calls, succeeds, tmp_path):
     done = subprocess.run(["make", "book", f"VENV={tmp_path}"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode == 0) == succeeds, done.stderr
     found = log.read_text().splitlines()
-    assert all("--preset mini --data miniature --out runs/mini/base" in line for line in found if "pretrain" in line)
+    for stage, out in zip(STAGES, ("base", "sft", "gatt"), strict=True):
+        assert all(f"--out runs/mini/{out}" in line for line in found if f"minillama {stage}" in line)
     assert [_brief(line) for line in found] == calls
 
 
 def _brief(line):
-    if "pretrain" not in line:
-        return line.split()[0]
-    return "pretrain --overwrite" if line.endswith("--overwrite") else "pretrain"
+    stage = next((stage for stage in STAGES if f"minillama {stage} " in line), line.split()[0])
+    return f"{stage} again" if line.endswith("--overwrite") else stage
