@@ -330,21 +330,23 @@ class Trainer:
                 return value_gradients(model, take(batch, slice(None)), weight, self.numbers)
 
         loss, grads = self.policy.gradients(of_policy, minibatch, weight, micro_batch)
-        norm = self.policy_optimizer.step(grads, self.recipe.lr, GRADIENT_CLIP)
-        self.expect_finite("loss", loss, norm)
+        norm = self.stepped(self.policy_optimizer, "loss", loss, grads, self.recipe.lr)
         value_loss, grads = self.value.gradients(of_values, minibatch, weight, micro_batch)
-        value_norm = self.value_optimizer.step(grads, self.recipe.value_lr, GRADIENT_CLIP)
-        self.expect_finite("value loss", value_loss, value_norm)
+        value_norm = self.stepped(self.value_optimizer, "value loss", value_loss, grads, self.recipe.value_lr)
         measures = {name: _EXTREMES.get(name, math.fsum)([part[name] for part in measured]) for name in measured[0]}
         return {"loss": loss, "value_loss": value_loss, "grad_norm": norm, "value_grad_norm": value_norm} | measures
 
-    def expect_finite(self, name: str, loss: float, norm: float) -> None:
-        """Raise MinillamaError for a loss or a gradient norm that is not finite; nothing was updated by it."""
-        if not math.isfinite(loss) or not math.isfinite(norm):
+    def stepped(self, optimizer: Optimizer, name: str, loss: float, grads: Array, lr: float) -> float:
+        """One step of an optimizer. Returns the norm of the gradients; raises MinillamaError, with nothing updated,
+        where this or the loss is not finite.
+        """
+        norm = optimizer.step(grads, lr, GRADIENT_CLIP) if math.isfinite(loss) else math.nan
+        if not math.isfinite(norm):
             raise MinillamaError(
                 f"PPO diverged in iteration {self.progress.step + 1}: {name} {loss:.4g}, gradient norm {norm}; "
                 "a lower learning rate may help"
             )
+        return norm
 
     def rows_at_once(self, batch: Batch) -> int:
         """Rows of which a thread's activations stay near its core's cache, with something to do for every thread."""
