@@ -43,12 +43,12 @@ def gatt(
             metavar="SOURCE",
             help="Whose requests are asked: miniature, miniature:N, or a .jsonl file of dialogues of several turns.",
         ),
-    ] = "miniature:500",
+    ] = "miniature:200",
     instructions: Annotated[
         Path | None,
         typer.Option("--instructions", metavar="FILE", help="One a line, for a .jsonl file: what is to be remembered."),
     ] = None,
-    turns: Annotated[int, typer.Option("--turns", metavar="N", min=2, help="Of the longest dialogue.")] = 16,
+    turns: Annotated[int, typer.Option("--turns", metavar="N", min=2, help="Of a dialogue, at most.")] = 20,
     replay: Annotated[
         str | None,
         typer.Option("--replay", metavar="SOURCE", help="Dialogues to train on beside: what shall not be forgotten."),

@@ -9,9 +9,9 @@ Our reading of what the paper leaves open:
 - "We can set the loss to 0 for all the tokens from the previous turns, including assistant messages": only the last
   answer of a dialogue is learned. The earlier ones were sampled under repeated instructions, too, but they are there
   to be read, as they would be in a real dialogue.
-- How long the dialogues are is drawn uniformly from 2 to the longest, so that every distance to the instruction is met.
-- A sampled dialogue is an example at every turn, the turns after it left away: three of them are taken, its end and two
-  more. To sample is what costs, for every answer reads all that was said before.
+- A sampled dialogue is an example at every turn, the turns after it left away. Eight of them are taken, drawn uniformly
+  from the second turn on, so that every distance to the instruction is met; to sample is what costs, for every answer
+  reads all that was said before.
 - Answers that disobey are not sorted out: no judge of obedience is asked, and the model that samples rarely disobeys.
 - An instruction is put before a request in the same message, with a space between, while sampling and while training.
 """
@@ -30,7 +30,7 @@ from minillama.data.dialogues import DialogueSource
 from minillama.errors import MinillamaError, UsageError
 from minillama.generate import Sampling
 
-EXAMPLES = 3  # of one sampled dialogue
+EXAMPLES = 8  # of one sampled dialogue
 
 
 def ghost_dialogues(
@@ -70,50 +70,37 @@ def last_answer_only(messages: Sequence[Message]) -> dict[str, Any]:
 
 
 def records(dialogues: Iterable[Sequence[Message]], seed: int = 0) -> Iterator[dict[str, Any]]:
-    """What is trained on: of each dialogue EXAMPLES beginnings that end with an answer, itself among them, each from
-    the second turn on and with only its last answer learned.
+    """What is trained on: of each dialogue EXAMPLES beginnings that end with an answer from the second turn on, or as
+    many as there are, each with only its last answer learned.
     """
-    rng = np.random.default_rng([seed, 3])
+    rng = np.random.default_rng([seed, 1])
     for dialogue in dialogues:
-        turns = len(dialogue) // 2
-        earlier = rng.permutation(np.arange(2, turns))[: EXAMPLES - 1]
-        for end in (*sorted(earlier.tolist()), turns):
+        ends = rng.permutation(np.arange(2, len(dialogue) // 2 + 1))[:EXAMPLES]
+        for end in sorted(ends.tolist()):
             yield last_answer_only(dialogue[: 2 * end])
 
 
-def cut(requests: Sequence[Sequence[str]], longest: int, seed: int = 0) -> Iterator[list[str]]:
-    """Each dialogue's first requests, as many as are drawn uniformly from 2 to `longest`, or to all that it has."""
-    if longest < 2:
-        raise UsageError(f"turns {longest}: expected at least 2, for an instruction to be remembered")
-    rng = np.random.default_rng([seed, 1])
-    for turns in requests:
-        most = min(longest, len(turns))
-        yield list(turns[: int(rng.integers(2, most + 1)) if most > 2 else most])
-
-
-def miniature_requests(count: int, longest: int, seed: int = 0) -> tuple[list[list[str]], list[str]]:
-    """Requests of so many dialogues of 2 to `longest` turns of the miniature's training split, and an instruction for
-    each.
-    """
+def miniature_requests(count: int, turns: int, seed: int = 0) -> tuple[list[list[str]], list[str]]:
+    """Requests of so many dialogues of so many turns of the miniature's training split, and an instruction for each."""
     from minillama.miniature.dialogues import personal
 
-    conversations = list(islice(personal("train", seed, longest), count))
-    requests = cut([[turn.request for turn in c.turns] for c in conversations], longest, seed)
-    return list(requests), [c.persona.instruction for c in conversations if c.persona]
+    conversations = list(islice(personal("train", seed, turns), count))
+    requests = [[turn.request for turn in c.turns] for c in conversations]
+    return requests, [c.persona.instruction for c in conversations if c.persona]
 
 
 def requests_of(
-    source: DialogueSource, instructions: Sequence[str], longest: int, seed: int = 0
+    source: DialogueSource, instructions: Sequence[str], turns: int, seed: int = 0
 ) -> tuple[list[list[str]], list[str]]:
-    """What the user says in the dialogues of a source that have two turns at least, cut to 2 to `longest`, and one of
-    the instructions for each, drawn.
+    """What the user says in the training split's dialogues of two turns at least, in the first `turns` of them, and for
+    each one of the instructions, drawn. Raises MinillamaError where there is no such dialogue.
     """
     spoken = [
-        [message["content"] for message in example.messages if message["role"] == "user"]
+        [message["content"] for message in example.messages if message["role"] == "user"][:turns]
         for example in source.examples()
         if example.split == "train"
     ]
-    requests = list(cut([turns for turns in spoken if len(turns) > 1], longest, seed))
+    requests = [said for said in spoken if len(said) > 1]
     if not requests:
         raise MinillamaError("dialogues to ask from: expected some of two turns or more, found none")
     rng = np.random.default_rng([seed, 2])

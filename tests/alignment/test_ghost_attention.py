@@ -10,11 +10,14 @@ import pytest
 
 from minillama.alignment import rollout
 from minillama.alignment.ghost_attention import (
-    cut,
+    EXAMPLES,
     ghost_dialogues,
     last_answer_only,
     miniature_requests,
     requests_of,
+)
+from minillama.alignment.ghost_attention import (
+    records as examples,
 )
 from minillama.alignment.rollout import Chatter
 from minillama.chat import builtin
@@ -95,31 +98,27 @@ def test_the_tokens_that_are_learned_of_one_dialogue(tmp_path: Path) -> None:
     assert "".join(pieces).count("Act as Ann.") == 1
 
 
-@pytest.mark.parametrize("longest", [2, 3, 5])
-def test_lengths_are_drawn_uniformly_from_two_to_the_longest(longest: int) -> None:
-    turns = [[str(i) for i in range(8)]] * 3000
-    lengths = Counter(len(requests) for requests in cut(turns, longest))
-    assert set(lengths) == {*range(2, longest + 1)}
-    for count in lengths.values():
-        p = 1 / (longest - 1)
-        assert abs(count - 3000 * p) <= 5 * (3000 * p * (1 - p)) ** 0.5
-    assert all(requests == turns[0][: len(requests)] for requests in cut(turns, longest))
-    assert list(cut(turns, longest, 3)) == list(cut(turns, longest, 3))
-    assert longest == 2 or list(cut(turns, longest, 3)) != list(cut(turns, longest, 4))
-
-
-def test_a_short_dialogue_gives_what_it_has() -> None:
-    assert [len(requests) for requests in cut([["a", "b"]] * 20, 16)] == [2] * 20
-    assert {len(requests) for requests in cut([["a", "b", "c"]] * 60, 16)} == {2, 3}
-    for longest in (1, 0):
-        with pytest.raises(UsageError, match=f"turns {longest}: expected at least 2, for an instruction to be rememb"):
-            list(cut([["a", "b"]], longest))
+@pytest.mark.parametrize("turns", [2, 3, EXAMPLES + 1, 2 * EXAMPLES])
+def test_examples_are_beginnings_of_a_dialogue_each_as_likely(turns: int) -> None:
+    dialogue = said(*map(str, range(2 * turns)))
+    ends: Counter[int] = Counter()
+    for record in examples([dialogue] * 400, seed=1):
+        messages = record["messages"]
+        assert record == last_answer_only(dialogue[: len(messages)])
+        ends[len(messages) // 2] += 1
+    assert sum(ends.values()) == 400 * min(EXAMPLES, turns - 1)
+    assert set(ends) == {*range(2, turns + 1)}
+    p = min(1.0, EXAMPLES / (turns - 1))
+    for count in ends.values():
+        assert abs(count - 400 * p) <= 5 * (400 * p * (1 - p)) ** 0.5
+    assert list(examples([dialogue] * 9, 1)) == list(examples([dialogue] * 9, 1))
+    assert list(examples([said("a", "b")])) == []
 
 
 def test_requests_of_the_miniature() -> None:
     requests, instructions = miniature_requests(300, 5, seed=2)
     assert len(requests) == len(instructions) == 300
-    assert {len(turns) for turns in requests} == {2, 3, 4, 5}
+    assert {len(turns) for turns in requests} == {5}
     assert {persona.instruction for persona in PERSONAS} == set(instructions)
     conversations = personal("train", 2, 5)
     for turns, instruction in zip(requests, instructions, strict=True):
