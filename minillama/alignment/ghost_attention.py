@@ -44,15 +44,24 @@ def ghost_dialogues(
 ) -> list[list[Message]]:
     """Dialogues whose answers obey, though only the first request says what is to be obeyed.
 
-    requests: of each dialogue what the user says, turn by turn. instructions: one for each dialogue.
+    requests: of each dialogue what the user says, turn by turn. instructions: one for each dialogue. A dialogue that
+    has filled the context ends early, without its last answer, which may be cut.
     """
     if len(requests) != len(instructions):
         raise UsageError(f"{len(requests)} dialogues and {len(instructions)} instructions: expected one for each")
     sampled = conversations(
-        chatter, requests, sampling=sampling, seed=seed, before_every=instructions, progress=progress
+        chatter,
+        requests,
+        sampling=sampling,
+        seed=seed,
+        before_every=instructions,
+        end_when_full=True,
+        progress=progress,
     )
     for dialogue, turns, instruction in zip(sampled, requests, instructions, strict=True):
-        for turn, request in enumerate(turns):
+        if len(dialogue) < 2 * len(turns):
+            del dialogue[-2:]
+        for turn, request in enumerate(turns[: len(dialogue) // 2]):
             said = instructed(instruction, request) if turn == 0 else request
             dialogue[2 * turn] = {"role": "user", "content": said}
     return sampled
