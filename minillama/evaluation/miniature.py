@@ -19,6 +19,7 @@ from minillama.tokenizer import Tokenizer
 
 EVALUATION = Sampling(temperature=0.7)  # neither the dullest nor the wildest answers
 SHOTS = 4  # examples before a request to a base model
+ANSWER = 128  # tokens of its answer, at most
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,16 @@ def held_out(kind: str, count: int, split: Split = "test", seed: int = 1_000) ->
     return list(islice(getattr(dialogues, kind)(split, seed), count))
 
 
-def judged(chatter: Chatter, asked: Sequence[Conversation], sampling: Sampling = EVALUATION, seed: int = 0) -> Judged:
-    """What the judge says of the model's answers."""
-    said = answers(chatter, [c.messages("first", answers=False) for c in asked], sampling=sampling, seed=seed)
+def judged(
+    chatter: Chatter,
+    asked: Sequence[Conversation],
+    sampling: Sampling = EVALUATION,
+    seed: int = 0,
+    progress: str | None = None,
+) -> Judged:
+    """What the judge says of the model's answers. progress: the name of a progress bar."""
+    prompts = [c.messages("first", answers=False) for c in asked]
+    said = answers(chatter, prompts, sampling=sampling, seed=seed, progress=progress)
     return verdicts(asked, [answer.text for answer in said])
 
 
@@ -62,29 +70,40 @@ def base_judged(
     sampling: Sampling = EVALUATION,
     seed: int = 0,
     shots: int = SHOTS,
+    progress: str | None = None,
 ) -> Judged:
     """As `judged`, of a base model: a few requests with good answers come first, then the request, each after
     "Question:" or "Answer:", as in its text. The answer is the rest of the last line.
 
-    The examples are drawn anew for each request, from the training split.
+    The examples are drawn anew for each request, from the training split; where the context has no room for all of
+    them, the first are left out.
     """
+    from tqdm import tqdm
+
     examples = dialogues.helpful("train", seed)
     prompts = []
     for conversation in asked:
-        lines: list[str] = []
-        while len(lines) < 2 * shots:
+        shown: list[str] = []
+        while len(shown) < shots:
             example = next(examples)
             if len(example.turns) == 1 and "\n" not in example.turns[0].answer:
-                lines += [f"Question: {example.turns[0].request}", f"Answer: {example.turns[0].answer}"]
-        for message in conversation.messages("first", answers=False):
-            lines.append(f"{'Question' if message['role'] == 'user' else 'Answer'}: {message['content']}")
-        prompts.append(tokenizer.encode("\n".join([*lines, "Answer:"])))
+                shown.append(f"Question: {example.turns[0].request}\nAnswer: {example.turns[0].answer}\n")
+        request = "".join(
+            f"{'Question' if message['role'] == 'user' else 'Answer'}: {message['content']}\n"
+            for message in conversation.messages("first", answers=False)
+        )
+        prompt = tokenizer.encode(f"{''.join(shown)}{request}Answer:")
+        while shown and len(prompt) + ANSWER > model.config.max_seq_len:
+            shown.pop(0)
+            prompt = tokenizer.encode(f"{''.join(shown)}{request}Answer:")
+        prompts.append(prompt)
     completions = []
-    for start in range(0, len(prompts), 128):
+    batches = range(0, len(prompts), 128)
+    for start in tqdm(batches, progress, disable=True if progress is None else None, delay=2, leave=False):
         completions += generate(
             model,
             prompts[start : start + 128],
-            max_new_tokens=128,
+            max_new_tokens=ANSWER,
             sampling=sampling,
             seed=seed + start,
             stop_strings=["\n"],
@@ -107,7 +126,12 @@ class Obedience:
 
 
 def obedience(
-    chatter: Chatter, count: int = 100, turns: int = 20, sampling: Sampling = GREEDY, seed: int = 0
+    chatter: Chatter,
+    count: int = 100,
+    turns: int = 20,
+    sampling: Sampling = GREEDY,
+    seed: int = 0,
+    progress: str | None = None,
 ) -> Obedience:
     """Whether the model keeps to a persona, for so many turns of so many dialogues held out by content.
 
@@ -121,6 +145,7 @@ def obedience(
         seed=seed,
         before_first=[c.persona.instruction if c.persona else "" for c in asked],
         end_when_full=True,
+        progress=progress,
     )
     obeyed, helpful = np.zeros((count, turns), bool), np.zeros((count, turns))
     for i, (conversation, messages) in enumerate(zip(asked, said, strict=True)):

@@ -38,8 +38,8 @@ def chatter(max_new_tokens: int = 9, **changes: Any) -> Chatter:
 class Scripted(Llama):
     """A model that says what it is told to, token by token, whatever it is asked."""
 
-    def __init__(self, tokenizer: Tokenizer, script: Sequence[int]) -> None:
-        model = lively(tokenizer)
+    def __init__(self, tokenizer: Tokenizer, script: Sequence[int], **changes: Any) -> None:
+        model = lively(tokenizer, **changes)
         super().__init__(model.config, model.params)
         self.script, self.said = list(script), 0
 
