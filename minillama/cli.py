@@ -21,6 +21,7 @@ from minillama.alignment.cli_ppo import ppo
 from minillama.alignment.reward_cli import reward
 from minillama.data.cli import app as data
 from minillama.errors import MinillamaError, UsageError
+from minillama.evaluation.cli import evaluate
 from minillama.exercises.cli import app as exercises
 from minillama.tokenizer.cli import app as tokenizers
 from minillama.training.cli import pretrain
@@ -384,6 +385,7 @@ app.command(epilog="Example: minillama sft --model runs/mini/base --data miniatu
 app.command(epilog="Example: minillama reward --model runs/mini/sft --data hh-rlhf --out runs/mini/helpful")(reward)
 app.command(epilog="Example: minillama gatt --model runs/mini/sft --out runs/mini/gatt --replay miniature:2000")(gatt)
 app.command(epilog="Example: minillama ppo --model runs/mini/sft --reward runs/mini/helpful --out runs/mini/ppo")(ppo)
+app.command(epilog="Example: minillama evaluate runs/mini/sft --json sft.json")(evaluate)
 app.command(epilog="Example: minillama plan --preset llama2-70b --gpus 2048")(plan)
 
 
