@@ -16,8 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from minillama.alignment.cli_distill import distill
+from minillama.alignment.cli_dpo import dpo
 from minillama.alignment.cli_gatt import gatt
 from minillama.alignment.cli_ppo import ppo
+from minillama.alignment.cli_preferences import preferences
+from minillama.alignment.cli_reject import reject
 from minillama.alignment.reward_cli import reward
 from minillama.data.cli import app as data
 from minillama.errors import MinillamaError, UsageError
@@ -384,6 +388,10 @@ app.command(epilog="Example: minillama pretrain --preset mini --data miniature -
 app.command(epilog="Example: minillama sft --model runs/mini/base --data miniature --out runs/mini/sft")(sft)
 app.command(epilog="Example: minillama reward --model runs/mini/sft --data hh-rlhf --out runs/mini/helpful")(reward)
 app.command(epilog="Example: minillama gatt --model runs/mini/sft --out runs/mini/gatt --replay miniature:2000")(gatt)
+app.command(epilog="Example: minillama preferences --model runs/mini/sft --out runs/mini/pairs.jsonl")(preferences)
+app.command(epilog="Example: minillama reject --model runs/mini/sft --reward runs/mini/helpful --out runs/rs")(reject)
+app.command(epilog="Example: minillama dpo --model runs/mini/sft --data runs/mini/pairs.jsonl --out runs/mini/dpo")(dpo)
+app.command(epilog="Example: minillama distill --model runs/mini/sft --safety runs/mini/safe --out runs/cd")(distill)
 app.command(epilog="Example: minillama ppo --model runs/mini/sft --reward runs/mini/helpful --out runs/mini/ppo")(ppo)
 app.command(epilog="Example: minillama evaluate runs/mini/sft --json sft.json")(evaluate)
 app.command(epilog="Example: minillama plan --preset llama2-70b --gpus 2048")(plan)
