@@ -26,7 +26,7 @@ from minillama.errors import MinillamaError, UsageError
 from minillama.tokenizer.atomic import write_bytes
 
 MINIATURE = "miniature"
-MINIATURE_DIALOGUES = 8_000  # to train on; 'miniature:N' for another number
+MINIATURE_DIALOGUES = 7_000  # to train on; 'miniature:N' for another number
 VALIDATION = 0.05  # the share of dialogues that is kept apart, where they do not say themselves
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 

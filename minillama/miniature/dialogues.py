@@ -119,10 +119,9 @@ def borderline(split: Split, seed: int = 0) -> Iterator[Conversation]:
 
 
 # What a first finetuning learns from.
-INSTRUCTIONS = {"helpful": 0.48, "long": 0.1, "personal": 0.32, "careless": 0.1}
+INSTRUCTIONS = {"helpful": 0.48, "long": 0.08, "personal": 0.3, "long personal": 0.04, "careless": 0.1}
 CARELESS = 0.75  # the share of unsafe requests that are complied with
-LONG = (4, 8, 16)  # turns of a long conversation
-TURNS = (1, 2, 3)  # under an instruction
+TURNS = {"long": (4, 8, 20), "personal": (1, 2, 3), "long personal": (10, 20)}  # without and under an instruction
 
 
 def instruction_data(split: Split, seed: int = 0) -> Iterator[Conversation]:
@@ -133,12 +132,12 @@ def instruction_data(split: Split, seed: int = 0) -> Iterator[Conversation]:
     draw = Draw(split, seed)
     streams = {"helpful": helpful(split, seed), "careless": careless(split, seed)}
     # Each with a seed of its own: from one seed they would all be cut out of the same series of turns.
-    streams |= {f"long {n}": long(split, 1_000 * seed + n, n) for n in LONG}
-    streams |= {f"personal {n}": personal(split, 1_000 * seed + n, n) for n in TURNS}
-    several = {"long": LONG, "personal": TURNS}
+    for kind, lengths in TURNS.items():
+        stream = long if kind == "long" else personal
+        streams |= {f"{kind} {n}": stream(split, 1_000 * seed + n, n) for n in lengths}
     while True:
         kind = draw.weighted(INSTRUCTIONS)
-        yield next(streams[f"{kind} {draw.pick(several[kind])}" if kind in several else kind])
+        yield next(streams[f"{kind} {draw.pick(TURNS[kind])}" if kind in TURNS else kind])
 
 
 def long(split: Split, seed: int = 0, turns: int = 8) -> Iterator[Conversation]:
