@@ -13,8 +13,8 @@ from minillama.errors import UsageError
 from minillama.generate import Sampling, generate
 from minillama.model import Llama
 from minillama.tokenizer import Tokenizer
-from minillama.training.threads import Threads
 from minillama.tokenizer.base import TURN_NAMES
+from minillama.training.threads import Threads
 
 FULL = Sampling(temperature=1.0)  # the model's own distribution
 TOGETHER = 1024  # dialogues that are sampled at a time, shared out among threads

@@ -115,6 +115,26 @@ def test_examples_are_beginnings_of_a_dialogue_each_as_likely(turns: int) -> Non
     assert list(examples([said("a", "b")])) == []
 
 
+def test_no_example_comes_twice() -> None:
+    lengths = [len(record["messages"]) for record in examples([said(*map(str, range(40)))])]
+    assert len(lengths) == EXAMPLES and lengths == sorted(set(lengths))
+
+
+def test_a_dialogue_that_fills_the_context_ends_early_without_its_last_answer() -> None:
+    """The last may be cut by the context; one that does not begin to fit is empty."""
+    model = lively(tags_tokenizer(), np.float64, max_seq_len=90)
+    who = Chatter(model, tags_tokenizer(), builtin("llama2-tags"), 6)
+    requests = [["Does Ann like apples?"] * 9, ["Ann likes Ben. " * 20, "Dan?"], ["Dan?", "Ann?"]]
+    instructions = ["Say Cleo."] * 3
+    long, empty, short = ghost_dialogues(who, requests, instructions, sampling=GREEDY)
+    sampled = rollout.conversations(who, requests, sampling=GREEDY, before_every=instructions, end_when_full=True)
+    assert 4 <= len(long) == len(sampled[0]) - 2 < 18
+    assert [m["content"] for m in long[1::2]] == [m["content"] for m in sampled[0][1:-2:2]]
+    assert [m["content"] for m in long[::2]] == ["Say Cleo. Does Ann like apples?", *requests[0][1 : len(long) // 2]]
+    assert empty == [] and len(short) == 4
+    assert list(examples([empty, long[:2]])) == []
+
+
 def test_requests_of_the_miniature() -> None:
     requests, instructions = miniature_requests(300, 5, seed=2)
     assert len(requests) == len(instructions) == 300

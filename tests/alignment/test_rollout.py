@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import minillama.generate as generation
 from minillama.alignment import rollout
 from minillama.alignment.rollout import Answer, Chatter, answers, conversations, instructed
 from minillama.backend import Array
@@ -54,10 +55,13 @@ def asked(*requests: str) -> list[list[Message]]:
     return [list(said(request)) for request in requests]
 
 
-@pytest.mark.parametrize("together", [1, 3, 1024])
-def test_greedy_answers_are_those_of_each_dialogue_alone(monkeypatch: pytest.MonkeyPatch, together: int) -> None:
-    """In their order, however many are sampled together, though they are sorted by length for that."""
+@pytest.mark.parametrize(("together", "group"), [(1, 128), (3, 128), (1024, 128), (1024, 2)])
+def test_greedy_answers_are_those_of_each_dialogue_alone(
+    monkeypatch: pytest.MonkeyPatch, together: int, group: int
+) -> None:
+    """In their order, however many are sampled together, though threads share them out by length."""
     monkeypatch.setattr(rollout, "TOGETHER", together)
+    monkeypatch.setattr(generation, "GROUP", group)
     who = chatter()
     dialogues = asked(*REQUESTS)
     dialogues[3] = list(said("Does Ann like boats?", "Yes, Ann", "Dan?", system="Be brief."))

@@ -293,7 +293,12 @@ def test_one_step_is_adamw_on_the_gradient_of_the_learned_tokens(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("config", "lora", "lr"),
-    [(preset("llama2-7b"), False, 2e-5), (preset("llama2-7b"), True, 2e-4), (preset("llama2-70b"), False, 1e-5)],
+    [
+        (preset("llama2-7b"), False, 2e-5),
+        (preset("llama2-7b"), True, 6e-5),
+        (preset("llama2-70b"), False, 2e-5 / 8**0.5),
+        (preset("mini"), False, 3e-3),
+    ],
 )
 def test_the_recipe_is_llama_2s_by_width(config: LlamaConfig, lora: bool, lr: float) -> None:
     assert recipe(config, lora) == Recipe(2, 4, 1024, pytest.approx(lr))
