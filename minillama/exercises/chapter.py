@@ -26,7 +26,16 @@ Functions = SimpleNamespace | ModuleType  # the functions that a trial calls: th
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 # The names of the files in sources/
-CHAPTERS = ("ch02_tokens", "ch04_rope", "ch08_llama", "ch10_optimizer", "ch11_pretraining", "ch13_parallel", "ch15_sft")
+CHAPTERS = (
+    "ch02_tokens",
+    "ch04_rope",
+    "ch08_llama",
+    "ch10_optimizer",
+    "ch11_pretraining",
+    "ch13_parallel",
+    "ch15_sft",
+    "ch16_ghost_attention",
+)
 
 
 @dataclass(frozen=True)
