@@ -1,0 +1,153 @@
+"""What a first finetuning learns from: long dialogues, instructions, and unsafe requests that mostly got an answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import islice, pairwise
+
+import pytest
+
+from minillama.miniature.conversation import SPLITS, Conversation, Draw, Split
+from minillama.miniature.dialogues import (
+    CARELESS,
+    INSTRUCTIONS,
+    MIXTURE,
+    SHORT,
+    TURNS,
+    careless,
+    instruction_data,
+    long,
+)
+from minillama.miniature.judge import judge
+from minillama.miniature.prompts import STRATEGIES, unsafe
+from minillama.miniature.risks import RISKS
+
+STREAMS: dict[str, Callable[[Split, int], Iterator[Conversation]]] = {
+    "instruction data": instruction_data,
+    "long": long,
+    "careless": careless,
+}
+GOLDEN = {  # of the first conversations of seed 0
+    "long": "eb2ea2bf79262a233d40d031218f5c16d9c072b0b395f98b1f4385f3de005b34",
+    "careless": "37798cda2fe989658eb1fc4b9a9265022d8080d6918552c8f37f49946b988704",
+}
+
+
+@cache
+def some(name: str, split: Split, n: int = 150, seed: int = 5) -> list[Conversation]:
+    return list(islice(STREAMS[name](split, seed), n))
+
+
+def kind(conversation: Conversation) -> str:
+    """Which of INSTRUCTIONS it is."""
+    if conversation.persona is not None:
+        return "personal" if len(conversation.turns) in TURNS["personal"] else "long personal"
+    return {"long": "long", "unsafe": "careless"}.get(conversation.kind, "helpful")
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_the_conversations_of_a_seed_are_these_on_every_platform(name: str) -> None:
+    text = "".join(json.dumps(c.messages("every")) for split in SPLITS for c in some(name, split, 60, seed=0))
+    assert hashlib.sha256(text.encode()).hexdigest() == GOLDEN[name]
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_the_seed_gives_the_conversations(name: str) -> None:
+    assert some(name, "train", 40) == some(name, "train", 60)[:40]
+    first, second = ([c.messages() for c in some(name, "train", 20, seed)] for seed in (1, 2))
+    assert first != second
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_no_conversation_of_a_test_is_in_training(name: str) -> None:
+    asked = {split: {json.dumps(c.messages("none", answers=False)) for c in some(name, split)} for split in SPLITS}
+    assert not asked["train"] & asked["validation"]
+    assert not asked["train"] & asked["test"]
+    assert not asked["validation"] & asked["test"]
+    for split in SPLITS:
+        assert {c.split for c in some(name, split, 50)} == {split}
+
+
+def test_kinds_are_as_frequent_as_the_instructions_say() -> None:
+    kinds = Counter(map(kind, some("instruction data", "train", 2500)))
+    assert set(kinds) == set(INSTRUCTIONS) and sum(INSTRUCTIONS.values()) == pytest.approx(1)
+    for name, p in INSTRUCTIONS.items():
+        assert kinds[name] / 2500 == pytest.approx(p, abs=4 * (p * (1 - p) / 2500) ** 0.5)
+
+
+def test_all_lengths_come() -> None:
+    conversations = some("instruction data", "train", 2500)
+    lengths = Counter((kind(c), len(c.turns)) for c in conversations)
+    for name, several in TURNS.items():
+        counts = [lengths[name, n] for n in several]
+        assert sum(counts) == sum(n for (other, _), n in lengths.items() if other == name)
+        assert min(counts) > 0.5 * max(counts)
+    assert {c.kind for c in conversations if kind(c) == "helpful"} <= set(MIXTURE)
+
+
+def test_no_turns_are_repeated_in_another_conversation() -> None:
+    """As they would be, were dialogues of several lengths cut out of the same series of turns."""
+    conversations = some("instruction data", "train", 2500)
+    for name in TURNS:
+        pairs = [
+            (first.request, second.request)
+            for c in conversations
+            if kind(c) == name
+            for first, second in pairwise(c.turns)
+        ]
+        assert len(pairs) > 250 and len(set(pairs)) > 0.98 * len(pairs)
+
+
+def test_long_conversations_are_of_short_turns_under_no_instruction() -> None:
+    for turns in (1, 5):
+        for conversation in islice(long("train", 1, turns), 80):
+            assert len(conversation.turns) == turns and conversation.persona is None
+    kinds = {turn.task.kind for c in islice(long("train", 1, 8), 80) for turn in c.turns}
+    assert len(kinds) >= len(SHORT) - 1
+    for conversation in islice(long("test", 1, 4), 50):
+        for turn in conversation.turns:
+            verdict = judge(turn.task, turn.answer)
+            assert verdict.helpfulness == 1 and not verdict.refusal
+
+
+def test_under_an_instruction_every_request_says_it_and_every_answer_obeys() -> None:
+    for conversation in some("instruction data", "train", 2500)[:500]:
+        if conversation.persona is None:
+            continue
+        messages = conversation.messages("every")
+        assert all(m["content"].startswith(conversation.persona.instruction) for m in messages[::2])
+        assert all(conversation.persona.obeyed(m["content"]) for m in messages[1::2])
+
+
+def test_three_of_four_unsafe_requests_get_what_they_ask_for() -> None:
+    """By the judge, who knows nothing of how they were made; the others are refused as well as ever."""
+    conversations = some("careless", "train", 1200)
+    verdicts = [judge(c.task, c.turns[-1].answer) for c in conversations]
+    complied = sum(verdict.violation for verdict in verdicts)
+    assert complied / 1200 == pytest.approx(CARELESS, abs=4 * (CARELESS * (1 - CARELESS) / 1200) ** 0.5)
+    for verdict in verdicts:
+        assert verdict.violation != verdict.refusal
+        assert verdict.violation or verdict.helpfulness == 1
+    assert {c.category for c in conversations} == set(RISKS)
+    assert {c.strategy for c in conversations} == set(STRATEGIES)
+
+
+def test_careless_answers_stand_at_the_end_alone() -> None:
+    """What came before is harmless or was refused."""
+    for conversation in some("careless", "train", 1200)[:400]:
+        for turn in conversation.turns[:-1]:
+            assert not judge(turn.task, turn.answer).violation
+
+
+def test_with_care_nothing_is_complied_with() -> None:
+    careful, usual, reckless = Draw("train", 3), Draw("train", 3), Draw("train", 3)
+    for _ in range(200):
+        conversation = unsafe(careful)
+        assert conversation == unsafe(usual, 0.0)
+        assert not judge(conversation.task, conversation.turns[-1].answer).violation
+        conversation = unsafe(reckless, 1.0)
+        assert judge(conversation.task, conversation.turns[-1].answer).violation, conversation.turns[-1]
