@@ -24,6 +24,7 @@ from pathlib import Path
 from statistics import median
 
 import requests
+from threadpoolctl import threadpool_info
 
 from minillama import bench
 
@@ -105,7 +106,12 @@ def main() -> None:
             "machine": bench.machine(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": [f"{name} {version(name)}" for name in ("minillama", "uvicorn", "starlette")],
-            "settings": {"clients": given.clients, "tokens": given.tokens, "questions_alone": ALONE},
+            "settings": {
+                "clients": given.clients,
+                "tokens": given.tokens,
+                "questions_alone": ALONE,
+                "blas_threads": [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"],
+            },
             "median": middle,
             "answers_as_alone": same,
             "rounds": [asdict(r) | {"ratio": r.ratio} for r in rounds],
