@@ -18,7 +18,6 @@ from minillama.training.options import (
     EpochsOption,
     LoraAlphaOption,
     LoraOption,
-    LrOption,
     MicroBatchOption,
     ModelOption,
     OutOption,
@@ -59,7 +58,10 @@ def gatt(
     epochs: EpochsOption = None,
     batch_size: BatchSizeOption = None,
     seq_len: SeqLenOption = None,
-    lr: LrOption = None,
+    lr: Annotated[
+        float | None,
+        typer.Option("--lr", metavar="X", help="Learning rate at its peak.", show_default="half of sft's"),
+    ] = None,
     lora: LoraOption = None,
     lora_alpha: LoraAlphaOption = None,
     micro_batch: MicroBatchOption = None,
@@ -128,7 +130,7 @@ def gatt(
             epochs=epochs,
             batch_size=batch_size,
             size=seq_len,
-            lr=lr,
+            lr=stage.recipe(llama.config, lora is not None).lr / 2 if lr is None else lr,  # it is a second finetuning
             lora=lora,
             lora_alpha=lora_alpha,
             rows=micro_batch,
