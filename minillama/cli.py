@@ -22,7 +22,7 @@ from minillama.alignment.cli_gatt import gatt
 from minillama.alignment.cli_ppo import ppo
 from minillama.alignment.cli_preferences import preferences
 from minillama.alignment.cli_reject import reject
-from minillama.alignment.reward_cli import reward
+from minillama.alignment.cli_reward import reward
 from minillama.data.cli import app as data
 from minillama.errors import MinillamaError, UsageError
 from minillama.evaluation.cli import evaluate
