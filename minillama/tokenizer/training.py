@@ -138,8 +138,8 @@ def _in_our_words(message: str, vocab_size: int, control: int) -> str:
     if least := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         characters = int(least[1]) - 259 - control
         return (
-            f"expected a vocabulary of at least {int(least[1]):,} (256 bytes, {3 + control} special tokens and this text's "
-            f"{characters:,} characters), found {vocab_size:,}"
+            f"expected a vocabulary of at least {int(least[1]):,} (256 bytes, {3 + control} special tokens and this "
+            f"text's {characters:,} characters), found {vocab_size:,}"
         )
     return (
         f"SentencePiece cannot learn a vocabulary from it: {message.splitlines()[-1] if message else 'no reason given'}"
