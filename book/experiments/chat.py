@@ -12,7 +12,6 @@ import argparse
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,12 @@ from minillama.evaluation import miniature
 from minillama.evaluation.statistics import Estimate
 from minillama.training import finetune
 from minillama.training.distributed import SingleProcess
-from minillama.training.packing import PACKINGS
 from minillama.training.run_folder import RunFolder
 
 RESULTS = Path(__file__).parents[1] / "results" / "chat.json"
 STAGES = ("base", "sft", "gatt")
 COUNT = 500  # conversations of a kind
 DIALOGUES, TURNS = 200, 20  # under an instruction
-ROW_OF = 16  # dialogues that a packed row holds, about
 
 
 def trained(seed: int, folder: Path) -> Path:
@@ -71,20 +68,19 @@ def measured(path: Path, seed: int) -> dict[str, Any]:
     }
 
 
-def packings(base: Path, folder: Path) -> dict[str, Any]:
-    """Supervised finetuning from one base model with each packing: held-out loss, time, steps."""
+def packings(models: Path, seed: int, folder: Path) -> dict[str, Any]:
+    """Supervised finetuning with dialogues packed, as it is in `models`, and as the paper's, one after the other."""
+    job = finetune.job(str(models / "base"), find_dialogues("miniature", seed), packing="concatenated", seed=seed)
+    concatenated = RunFolder(folder / "concatenated")
+    finetune.finetune(job, concatenated, SingleProcess())
     found = {}
-    for packing in PACKINGS:
-        job = finetune.job(str(base), find_dialogues("miniature"), packing=packing)
-        if packing == "none":  # about as many dialogues a batch, and so as many steps
-            job = replace(job, recipe=replace(job.recipe, batch_size=ROW_OF * job.recipe.batch_size))
-        run = RunFolder(folder / packing)
-        progress, _ = finetune.finetune(job, run, SingleProcess())
-        found[packing] = {
-            "loss": progress.validation["loss"],
-            "steps": progress.step,
-            "seconds": round(progress.seconds, 1),
-            "helpfulness": measured(run.path, 0)["helpfulness"],
+    for name, run in (("packed", RunFolder(models / "sft")), ("concatenated", concatenated)):
+        progress = run.result() or {}
+        found[name] = {
+            "loss": progress["validation"]["loss"],
+            "steps": progress["step"],
+            "seconds": round(progress["seconds"], 1),
+            "helpfulness": measured(run.path, seed)["helpfulness"],
         }
     return found
 
@@ -113,7 +109,7 @@ def main() -> None:
         "conversations": COUNT,
         "dialogues": DIALOGUES,
         "runs": runs,
-        "packings": packings(trained(given.seeds[0], given.out) / "base", given.out / "packings"),
+        "packings": packings(trained(given.seeds[0], given.out), given.seeds[0], given.out / "packings"),
     }
     given.json.parent.mkdir(parents=True, exist_ok=True)
     given.json.write_text(json.dumps(content) + "\n", encoding="utf-8")
