@@ -49,12 +49,12 @@ def trained(seed: int, folder: Path) -> Path:
 def measured(path: Path, seed: int) -> dict[str, Any]:
     """What the judge finds of a model, each a mean with its 95 % interval."""
     checkpoint = weights.load(path)
-    model = Llama(checkpoint.config, checkpoint.params)
     asked = miniature.held_out("helpful", COUNT)
     if checkpoint.chat_template is None:
+        model = Llama(checkpoint.config, checkpoint.params)
         judged = miniature.base_judged(model, checkpoint.tokenizer, asked, seed=seed)
         return {"helpfulness": _json(judged.helpfulness())}
-    chatter = Chatter(model, checkpoint.tokenizer, checkpoint.chat_template)
+    chatter = _chatter(path)
     unsafe, borderline = (
         miniature.judged(chatter, miniature.held_out(kind, COUNT), seed=seed) for kind in ("unsafe", "borderline")
     )
@@ -73,16 +73,21 @@ def packings(models: Path, seed: int, folder: Path) -> dict[str, Any]:
     job = finetune.job(str(models / "base"), find_dialogues("miniature", seed), packing="concatenated", seed=seed)
     concatenated = RunFolder(folder / "concatenated")
     finetune.finetune(job, concatenated, SingleProcess())
-    found = {}
+    found, asked = {}, miniature.held_out("helpful", COUNT)
     for name, run in (("packed", RunFolder(models / "sft")), ("concatenated", concatenated)):
         progress = run.result() or {}
         found[name] = {
             "loss": progress["validation"]["loss"],
             "steps": progress["step"],
             "seconds": round(progress["seconds"], 1),
-            "helpfulness": measured(run.path, seed)["helpfulness"],
+            "helpfulness": _json(miniature.judged(_chatter(run.path), asked, seed=seed).helpfulness()),
         }
     return found
+
+
+def _chatter(path: Path) -> Chatter:
+    checkpoint = weights.load(path)
+    return Chatter(Llama(checkpoint.config, checkpoint.params), checkpoint.tokenizer, checkpoint.chat_template)
 
 
 def _json(estimate: Estimate) -> list[float]:
