@@ -279,7 +279,7 @@ def test_the_command_prints_table_2():
         (("--preset", "mini", "--gpu", "abacus"), "unknown GPU 'abacus': expected one of a100-40gb"),
         (("--preset", "mini", "--zero", "4"), "--zero 4: expected 0, 1, 2, 3 or fsdp"),
         (("--preset", "llama2-70b", "--gpus", 8), "does not fit: a GPU needs"),
-        (("--preset", "mini", "--gpus", 3), "expected a multiple of 1,536"),
+        (("--preset", "mini", "--gpus", 3), "expected a multiple of 3,072"),
     ],
 )
 def test_the_command_says_in_one_line_what_is_wrong(args, message):

@@ -286,7 +286,7 @@ def test_a_bar_on_a_terminal(text: Path, tmp_path: Path) -> None:
         (b"One two \xff three", (), 1, "text.txt: expected UTF-8 text, found byte 0xff at 8"),
         (b"A short text. " * 3, (), 1, "expected a vocabulary of at most"),
         (None, ("--vocab-size", 5000), 1, "expected a vocabulary of at most"),
-        (None, ("--vocab-size", 10), 2, "vocabulary of 10: expected at least 260"),
+        (None, ("--vocab-size", 10), 2, "vocabulary of 10: expected at least 264"),
         (None, ("--seq-len", 100_000), 1, "sequence length 100000: expected more tokens than that to train on"),
         (None, ("--lr", -1), 2, "learning rate -1.0: expected a positive number"),
         (None, ("--warmup", 50), 2, "50 warm-up steps: expected between 0 and the 12 steps"),
