@@ -25,7 +25,7 @@ def test_agrees_with_transformers(name: str) -> None:
     assert relative_error(logits[real], expected_logits[real]) < 5e-6
     errors = gradient_errors(hf.to_hf(config, grads), expected_grads)
     worst = max(errors, key=errors.__getitem__)
-    assert errors[worst] < 5e-6, worst
+    assert errors[worst] < 1e-5, worst  # of transformers in float32: up to 6e-6 on a processor without AVX-512
 
 
 def test_autograd_agrees_with_finite_differences() -> None:
