@@ -13,7 +13,6 @@ import argparse
 import json
 import tempfile
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -29,7 +28,7 @@ from minillama.training import finetune
 from minillama.training.distributed import SingleProcess
 from minillama.training.run_folder import RunFolder
 
-TRAIN, HELD_OUT = 400, 60  # dialogues
+TRAIN, HELD_OUT = 160, 24  # dialogues
 RANK = 8
 
 
@@ -61,9 +60,8 @@ def peft_difference(adapter: Path, tokens: np.ndarray) -> float | None:
 def measure(seed: int, folder: Path) -> dict[str, Any]:
     """Train, and say what came of it."""
     job = finetune.job(
-        "smollm2", find_dialogues(dialogues(folder / "dialogues.jsonl")), lora=RANK, size=256, batch_size=8, seed=seed
+        "smollm2", find_dialogues(dialogues(folder / "dialogues.jsonl")), lora=RANK, size=256, batch_size=4, seed=seed
     )
-    job = replace(job, recipe=replace(job.recipe, epochs=2))
     data = finetune.encode_all(job.source, job.template, job.tokenizer, job.recipe.size)
     before = finetune.Finetuning(data, job.recipe.size, job.recipe.batch_size, 1).validate(job.model)
     started, cpu = time.perf_counter(), time.process_time()
