@@ -204,13 +204,18 @@ def generate(folder: Annotated[Path, typer.Argument(help="Where to write, over w
 
 def _split(args: list[str]) -> tuple[list[str], list[str]]:
     """Chapters, and the command after them; a shell or an outer parser may have taken the -- between."""
+    from typer.main import get_group
+
+    from minillama import cli
     from minillama.exercises.chapter import load_chapter
 
     if "--" in args:
         border = args.index("--")
         return args[:border], args[border + 1 :]
-    chapters = [args[0]]
+    chapters, commands = [args[0]], get_group(cli.app).commands
     for name in args[1:]:
+        if name in commands:  # sft is the topic of a chapter too
+            break
         try:
             load_chapter(name)
         except UsageError:

@@ -278,6 +278,7 @@ def test_chapters_and_command_are_told_apart():
     assert _split(["ch04", "ch08", "--", *command]) == (["ch04", "ch08"], command)
     assert _split(["ch04", "ch08", *command]) == (["ch04", "ch08"], command)
     assert _split(["ch04"]) == (["ch04"], [])
+    assert _split(["ch04", "ch15", "sft", "--lora", "8"]) == (["ch04", "ch15"], ["sft", "--lora", "8"])  # a topic too
 
 
 # --- real weights
