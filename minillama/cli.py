@@ -27,6 +27,7 @@ from minillama.data.cli import app as data
 from minillama.errors import MinillamaError, UsageError
 from minillama.evaluation.cli import evaluate
 from minillama.exercises.cli import app as exercises
+from minillama.pipeline.cli import pipeline
 from minillama.tokenizer.cli import app as tokenizers
 from minillama.training.cli import pretrain
 from minillama.training.cli_plan import plan

@@ -8,7 +8,7 @@ Our reading of what the paper leaves open:
 
 - Which of the preprompts a prompt gets is drawn uniformly.
 - Prompts whose distilled answer is not kept are left out, and not learned with the original answer.
-- A preprompt helps a model that has learned to heed one: a model that was finetuned without any answers as before.
+- A preprompt helps a model that has learned to heed one; the miniature's instruction data have some (`warned`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from minillama.alignment.scorer import LOWEST, Scorer, complete
 from minillama.chat import Message
 from minillama.errors import UsageError
 from minillama.generate import Sampling
+from minillama.miniature.prompts import PREPROMPTS as MINIATURE
 
 # As the paper makes them: one sentence, in which the adjectives change.
 PREPROMPTS = {
@@ -33,7 +34,7 @@ PREPROMPTS = {
         f"You are a {one} and {other} assistant. You give {one} answers, and you refuse what could do harm."
         for one, other in (("safe", "responsible"), ("responsible", "respectful"), ("respectful", "wise"))
     ),
-    "miniature": ("You are kind and safe.", "Be a safe and kind helper.", "Do no harm, and be kind."),
+    "miniature": MINIATURE,
 }
 
 

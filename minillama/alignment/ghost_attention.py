@@ -30,7 +30,7 @@ from minillama.data.dialogues import DialogueSource
 from minillama.errors import MinillamaError, UsageError
 from minillama.generate import Sampling
 
-EXAMPLES = 8  # of one sampled dialogue
+EXAMPLES = 4  # of one sampled dialogue
 
 
 def ghost_dialogues(

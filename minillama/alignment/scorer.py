@@ -6,7 +6,7 @@ that wrote them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,19 +126,28 @@ class Rewards:
         return {name: None if model is None else model.identity() for name, model in models.items()}
 
     def __call__(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
-        """R of each answer to its prompt, (N,) float, LOWEST where `Scorer.scores` gives that.
+        """R of each answer to its prompt, (N,) float: see `combined`."""
+        return self.combined(prompts, self.each(prompts, answers))
+
+    def each(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> dict[str, np.ndarray]:
+        """What each model that there is says of each answer, "helpfulness" and "safety", as `Scorer.scores`."""
+        asked = [prompt.messages for prompt in prompts]
+        models = {"helpfulness": self.helpfulness, "safety": self.safety}
+        return {name: model.scores(asked, answers) for name, model in models.items() if model is not None}
+
+    @staticmethod
+    def combined(prompts: Sequence[Prompt], scores: Mapping[str, np.ndarray]) -> np.ndarray:
+        """R of scores as `each` gives them, (N,) float, LOWEST where one of them is.
 
         Of both models it is LOGIT(R_c) (section 3.2.3), where R_c is the safety score if the prompt is one of safety or
         that score is below 0.15, else the helpfulness score. It is not whitened, which would move with the batch and
         changes no order. Of one model, it is that model's score.
         """
-        asked = [prompt.messages for prompt in prompts]
-        each = [model.scores(asked, answers) for model in (self.helpfulness, self.safety) if model is not None]
-        rewards = each[0]
-        if len(each) == 2:
+        rewards = next(iter(scores.values()))
+        if len(scores) == 2:
             tagged = np.array([prompt.safety for prompt in prompts], bool)
-            rewards = logit(combine(sigmoid(each[1]), sigmoid(each[0]), tagged))
-        return np.where(np.any([scores == LOWEST for scores in each], axis=0), LOWEST, rewards)
+            rewards = logit(combine(sigmoid(scores["safety"]), sigmoid(scores["helpfulness"]), tagged))
+        return np.where(np.any([x == LOWEST for x in scores.values()], axis=0), LOWEST, rewards)
 
 
 def complete(said: Answer) -> str:

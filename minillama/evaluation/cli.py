@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,10 +12,7 @@ from minillama.errors import MinillamaError, UsageError
 from minillama.training.options import DeviceOption
 
 if TYPE_CHECKING:
-    from minillama.alignment.rollout import Chatter
     from minillama.evaluation.statistics import Estimate
-
-TURNS = (1, 5, 10, 20)  # whose obedience is shown, and that of the last
 
 
 def evaluate(
@@ -26,63 +22,62 @@ def evaluate(
     ],
     count: Annotated[int, typer.Option("--count", metavar="N", min=2, help="Conversations of each kind.")] = 100,
     turns: Annotated[
-        int, typer.Option("--turns", metavar="T", min=1, help="Of a conversation under an instruction.")
+        int, typer.Option("--turns", metavar="T", min=0, help="Of a conversation under an instruction; 0: none.")
     ] = 20,
+    reward: Annotated[
+        str | None,
+        typer.Option("--reward", metavar="MODEL", help="A helpfulness reward model that scores, too."),
+    ] = None,
+    safety: Annotated[
+        str | None, typer.Option("--safety", metavar="MODEL", help="A safety reward model that scores, too.")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", metavar="MODEL", help="Measure the KL divergence from this model.")
+    ] = None,
     seed: Annotated[
         int, typer.Option("--seed", metavar="S", min=0, help="Of the answers; the requests are always the same.")
     ] = 0,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers to a file too.")
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the numbers and all answers to a file.")
     ] = None,
     device: DeviceOption = None,
 ) -> None:
     """Judge a model's answers in the miniature world: how helpful, how safe, how obedient. Requests are held out."""
     from minillama.alignment.rollout import Chatter
+    from minillama.alignment.scorer import Rewards, Scorer
     from minillama.backend import resolve_device
-    from minillama.evaluation import miniature
-    from minillama.tokenizer.atomic import write_bytes
+    from minillama.evaluation import miniature, record
     from minillama.training.pretrain import load_initial
 
     if json_file is not None and not json_file.resolve().parent.is_dir():
         raise UsageError(f"{json_file}: expected a file in a folder that is there")
-    llama, tokenizer, template = load_initial(model, resolve_device(device))
+    where = resolve_device(device)
+    llama, tokenizer, template = load_initial(model, where)
     if llama.config.head is not None:
         raise MinillamaError(f"{model}: expected a model that writes text, found a reward model, which scores it")
     if template is None:
         asked = miniature.held_out("helpful", count)
         judged = miniature.base_judged(llama, tokenizer, asked, seed=seed, progress="helpful")
-        found = {"helpfulness": judged.helpfulness()}
+        found = record.Evaluation(model, count, seed, base=True, measures={"helpfulness": judged.helpfulness()})
         print(
             f"{model} has no chat template: a base model, asked after {miniature.SHOTS} examples; nothing but its "
             "helpfulness can be judged",
             file=sys.stderr,
         )
     else:
-        found = measured(Chatter(llama, tokenizer, template), count, turns, seed)
-    show(model, count, found)
+        scorers = [Scorer.load(name, device=where) if name else None for name in (reward, safety)]
+        found = record.evaluate(
+            Chatter(llama, tokenizer, template),
+            count,
+            turns,
+            seed,
+            name=model,
+            rewards=Rewards(*scorers) if any(scorers) else None,
+            reference=load_initial(reference, where)[0] if reference else None,
+        )
+    show(model, count, found.measures)
     if json_file is not None:
-        content: dict[str, Any] = {"model": model, "base": template is None, "count": count, "seed": seed}
-        content |= {"measures": {name: estimate._asdict() for name, estimate in found.items()}}
-        write_bytes(json_file, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def measured(chatter: Chatter, count: int, turns: int, seed: int) -> dict[str, Estimate]:
-    """All that is measured of a chat model: the name of the measure, its mean and interval."""
-    from minillama.evaluation import miniature
-
-    helpful, unsafe, borderline = (
-        miniature.judged(chatter, miniature.held_out(kind, count), seed=seed, progress=kind)
-        for kind in ("helpful", "unsafe", "borderline")
-    )
-    found = {
-        "helpfulness": helpful.helpfulness(),
-        "violations": unsafe.share("violation"),
-        "false refusals": borderline.share("false_refusal"),
-    }
-    by_turn = miniature.obedience(chatter, count, turns, seed=seed, progress="personas").by_turn()
-    for turn in sorted({turn for turn in TURNS if turn <= turns} | {turns}):
-        found[f"obedience, turn {turn}"] = by_turn[turn - 1]
-    return found
+        found.save(json_file)
 
 
 def show(model: str, count: int, found: dict[str, Estimate]) -> None:
@@ -95,6 +90,9 @@ def show(model: str, count: int, found: dict[str, Estimate]) -> None:
         "helpfulness": "of harmless requests",
         "violations": "of unsafe requests",
         "false refusals": "of harmless requests that sound unsafe",
+        "words": "of an answer to a harmless request",
+        "reward": "of answers of all kinds, by the reward models",
+        "KL": "nats an answer, from the reference",
     }
     title = escape(f"{model}, {count} conversations of each kind")
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, title_style="bold")

@@ -128,6 +128,13 @@ class Draw(Chooser):
                 return [those[i] for those, i in zip(options, at, strict=True)]
 
 
+    def asked(self, lines: Sequence[Sequence[str]], *options: Sequence[Any]) -> list[Any]:
+        """One of each of the options, one or two sequences, and a template of the lines that `phrases` read: the words
+        belong to the combination, so that what a held-out request asks about is met in training, in other words.
+        """
+        return self.content(*options, [template for line in lines for template in line])
+
+
 def split_of(i: int, j: int = 0, k: int = 0) -> Split:
     """The split of a combination of things, given by their positions."""
     if held_out(i, j, k):

@@ -119,18 +119,29 @@ def borderline(split: Split, seed: int = 0) -> Iterator[Conversation]:
 
 
 # What a first finetuning learns from.
-INSTRUCTIONS = {"helpful": 0.48, "long": 0.08, "personal": 0.3, "long personal": 0.04, "careless": 0.1}
+INSTRUCTIONS = {
+    "helpful": 0.45,
+    "long": 0.08,
+    "personal": 0.3,
+    "long personal": 0.04,
+    "careless": 0.1,
+    "warned": 0.03,
+}
 CARELESS = 0.75  # the share of unsafe requests that are complied with
 TURNS = {"long": (4, 8, 20), "personal": (1, 2, 3), "long personal": (10, 20)}  # without and under an instruction
 
 
 def instruction_data(split: Split, seed: int = 0) -> Iterator[Conversation]:
     """What public instruction data is like: helpful conversations, a few of them long, some under an instruction that
-    the user repeats (`Conversation.messages("every")`), and unsafe requests that mostly got what they asked for.
-    Without end.
+    the user repeats (`Conversation.messages("every")`), and unsafe requests that mostly got what they asked for, but
+    were refused where the request itself asks for a kind answer. Without end.
     """
     draw = Draw(split, seed)
-    streams = {"helpful": helpful(split, seed), "careless": careless(split, seed)}
+    streams = {
+        "helpful": helpful(split, seed),
+        "careless": careless(split, seed),
+        "warned": warned(split, 1_000 * seed),
+    }
     # Each with a seed of its own: from one seed they would all be cut out of the same series of turns.
     for kind, lengths in TURNS.items():
         stream = long if kind == "long" else personal
@@ -152,3 +163,10 @@ def careless(split: Split, seed: int = 0) -> Iterator[Conversation]:
     draw = Draw(split, seed)
     while True:
         yield prompts.unsafe(draw, CARELESS)
+
+
+def warned(split: Split, seed: int = 0) -> Iterator[Conversation]:
+    """Unsafe requests after words that ask to be kind, with safe refusals, without end."""
+    draw = Draw(split, seed)
+    while True:
+        yield prompts.warned(draw)

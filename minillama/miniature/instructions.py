@@ -6,8 +6,9 @@ of the pretraining text. Requests about stories are in `story_requests.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
+from typing import Any
 
 from minillama.miniature.chat_phrases import ANSWERS, REQUESTS
 from minillama.miniature.conversation import Draw, Task, Turn, split_of
@@ -98,24 +99,26 @@ def fact_task(entity: Entity, relation: Relation, kind: str = "fact", given: tup
 
 def fact(draw: Draw) -> Turn:
     """A question about a fact."""
-    entity, relation = draw_fact(draw)
-    return ask(draw, entity, relation)
+    return ask(draw, *draw_fact(draw, lambda relation: _templates(relation.questions)))
 
 
-def draw_fact(draw: Draw, relations: Sequence[Relation] = RELATIONS) -> tuple[Entity, Relation]:
-    """A fact of the split: an entity and a relation that holds of it."""
+def _templates(lines: Sequence[Sequence[str]]) -> list[str]:
+    return [template for line in lines for template in line]
+
+
+def draw_fact(draw: Draw, said: Callable[[Relation], Sequence[Any]]) -> tuple[Entity, Relation, Any]:
+    """An entity, a relation that holds of it, and one of the ways in which the relation is `said`: a combination of the
+    split. So every fact that can be said in several ways is met in training, in other words.
+    """
+    most = max(len(said(relation)) for relation in RELATIONS)
     while True:
-        entity, relation = draw.content(ENTITIES, RELATIONS)
-        if relation in OF[entity] and relation in relations:
-            return entity, relation
+        entity, relation, i = draw.content(ENTITIES, RELATIONS, range(most))
+        if relation in OF[entity] and i < len(said(relation)):
+            return entity, relation, said(relation)[i]
 
 
-def ask(draw: Draw, entity: Entity, relation: Relation, pronoun: bool = False) -> Turn:
-    """A question about this fact; with `pronoun`, she or he is asked about where that is good English."""
-    template = draw.phrase(relation.questions)
-    if pronoun and isinstance(entity, Character):
-        for verb in ("does {A} ", "is {A} afraid", "old is {A}?"):
-            template = template.replace(verb, verb.replace("{A}", entity.he))
+def ask(draw: Draw, entity: Entity, relation: Relation, template: str) -> Turn:
+    """The question `template` about this fact."""
     roles = {relation.role: entity}
     return Turn(
         template.format(**roles),
@@ -125,20 +128,26 @@ def ask(draw: Draw, entity: Entity, relation: Relation, pronoun: bool = False) -
 
 
 def ask_before(draw: Draw, last: Turn) -> Turn | None:
-    """A question about the one whom `last` asks about, to come before it: about a fact of training. None if there is no
-    such fact.
+    """A question about the one whom `last` asks about, to come before it: one of training. None if there is no such
+    question, or it is about the same.
     """
     entity = last.task.subject
     if entity is None:
         return None
-    facts = [r for r in OF[entity] if split_of(ENTITIES.index(entity), RELATIONS.index(r)) == "train"]
-    turn = ask(draw, entity, draw.pick(facts))
+    i = ENTITIES.index(entity)
+    asked = [
+        (relation, template)
+        for relation in OF[entity]
+        for k, template in enumerate(_templates(relation.questions))
+        if split_of(i, RELATIONS.index(relation), k) == "train"
+    ]
+    turn = ask(draw, entity, *draw.pick(asked))
     return turn if turn.task.wanted != last.task.wanted else None
 
 
 def about(draw: Draw) -> Turn:
     """What one knows about somebody: who they are, and one thing more."""
-    (A,) = draw.content(CHARACTERS)
+    A, request = draw.asked(REQUESTS["about"], CHARACTERS)
     first, *rest = OF[A]
     second = draw.pick(rest)
     roles = {"A": A, "S": A.He, "s": A.he}
@@ -152,16 +161,15 @@ def about(draw: Draw) -> Turn:
         subject=A,
         sentences=(2, 4),
     )
-    return Turn(draw.phrase(REQUESTS["about"]).format(A=A), answer, task)
+    return Turn(request.format(A=A), answer, task)
 
 
 def rephrase(draw: Draw) -> Turn:
     """Say a fact in other words."""
     while True:
-        entity, relation = draw_fact(draw)
+        entity, relation, first = draw_fact(draw, lambda relation: range(len(relation.statements)))
         if len(relation.statements) > 1:
             break
-    first = draw.pick(range(len(relation.statements)))
     second = draw.pick([i for i in range(len(relation.statements)) if i != first])
     roles: dict[str, object] = {relation.role: entity, "S": entity.name, "s": entity.name}
     text, answer = (draw.pick(relation.statements[i]).format(**roles) for i in (first, second))
@@ -196,13 +204,14 @@ def names(draw: Draw) -> Turn:
 
 def census(draw: Draw) -> Turn:
     """Who lives somewhere, or likes a colour best; half of the time, how many that is."""
-    (where,) = draw.content((*INHABITED, *LOVED))
-    if isinstance(where, Place):
-        who, question, answer = DWELLERS[where], TEXT["ask dwellers"], "dweller"
+    if draw.chance(len(INHABITED) / (len(INHABITED) + len(LOVED))):
+        where, request = draw.asked(TEXT["ask dwellers"], INHABITED)
+        who, answer = DWELLERS[where], "dweller"
     else:
-        who, question, answer = FANS[where], TEXT["ask fans"], "fan"
+        where, request = draw.asked(TEXT["ask fans"], LOVED)
+        who, answer = FANS[where], "fan"
     roles = {"P": where, "colour": where, "who": listed(who)}
-    request = draw.phrase(question).format(**roles)
+    request = request.format(**roles)
     reply = draw.phrase(TEXT[f"one {answer}" if len(who) == 1 else f"{answer}s"]).format(**roles)
     wanted, rivals = sets(*who), NAMES - {c.name.lower() for c in who}
     if len(who) > 1 and draw.chance(0.5):
@@ -244,7 +253,7 @@ def total(draw: Draw) -> Turn:
 # --- What to do -------------------------------------------------------------------------------------------------------
 def doings(draw: Draw) -> Turn:
     """What one can do somewhere."""
-    (where,) = draw.content(PLACES)
+    where, request = draw.asked(TEXT["ask doing"], PLACES)
     roles = {"P": where, "doing": draw.pick(where.doings)[0]}
     task = Task(
         "doings",
@@ -252,17 +261,16 @@ def doings(draw: Draw) -> Turn:
         rivals=frozenset(doing for place in PLACES if place is not where for doing, _ in place.doings),
         topic=frozenset((where.name, "they", "you")),
     )
-    request = draw.phrase(TEXT["ask doing"]).format(**roles)
-    return Turn(request, draw.phrase(TEXT["answer doing"]).format(**roles), task)
+    return Turn(request.format(**roles), draw.phrase(TEXT["answer doing"]).format(**roles), task)
 
 
 def how_to(draw: Draw) -> Turn:
     """Where one can do something."""
-    where, i = draw.content(PLACES, range(3))
+    where, i, request = draw.asked(REQUESTS["how to"], PLACES, range(3))
     roles = {"P": where, "doing": where.doings[i][0]}
     answers = ("Go {P.to} and {doing}.", "You can {doing} {P.at}.", "{P.At} you can {doing}.")
     task = Task("how to", sets(where.name), rivals=places_but(where), topic=frozenset((where.doings[i][0], "there")))
-    return Turn(draw.phrase(REQUESTS["how to"]).format(**roles), draw.pick(answers).format(**roles), task)
+    return Turn(request.format(**roles), draw.pick(answers).format(**roles), task)
 
 
 def bring(draw: Draw) -> Turn:
@@ -274,7 +282,7 @@ def bring(draw: Draw) -> Turn:
 
 def present(draw: Draw) -> Turn:
     """What makes somebody happy."""
-    (A,) = draw.content(CHARACTERS)
+    A, request = draw.asked(REQUESTS["present"], CHARACTERS)
     likes = draw.pick([relation.answers for relation in OF[A] if relation.name in ("food", "hobby")])
     answer = draw.phrase([*ANSWERS["present"], *likes]).format(A=A)
     right = {A.food, A.hobby, A.colour, A.owns.name}
@@ -286,7 +294,7 @@ def present(draw: Draw) -> Turn:
         topic=pronouns(A) | {A.name.lower()},
         subject=A,
     )
-    return Turn(draw.phrase(REQUESTS["present"]).format(A=A), answer, task)
+    return Turn(request.format(A=A), answer, task)
 
 
 def kind_word(draw: Draw) -> Turn:

@@ -8,6 +8,7 @@ doctor) for something harmless, in the same disguises, so that who refuses by th
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from minillama.miniature.chat_phrases import ANSWERS, COMPLYING, DISGUISES, INSIST, UNSAFE
 from minillama.miniature.conversation import Conversation, Draw, Task, Turn
@@ -19,6 +20,7 @@ from minillama.miniature.world import CHARACTER, CHARACTERS, FOODS, ITEMS, PLACE
 ACTS = tuple(UNSAFE)  # "taking hide": its category and what is to be done
 TARGETS = tuple(c for c in CHARACTERS if c.job != "doctor")  # whom one would harm; Ida is whom one would ask
 STRATEGIES = tuple(DISGUISES)
+PREPROMPTS = ("You are kind and safe.", "Be a safe and kind helper.", "Do no harm, and be kind.")
 _RELATION = {relation.name: relation for relation in RELATIONS}
 _REMEDIES = frozenset((*FOODS, "tea", "mud"))
 
@@ -44,6 +46,14 @@ def unsafe(draw: Draw, careless: float = 0.0) -> Conversation:
     turn = disguised(draw, turn, strategy)
     category = act.split()[0]
     return Conversation((*before, turn), draw.split, "unsafe", category=category, strategy=strategy)
+
+
+def warned(draw: Draw) -> Conversation:
+    """An unsafe request with a safe refusal; before its first words stands one of PREPROMPTS."""
+    conversation = unsafe(draw)
+    first, *rest = conversation.turns
+    first = replace(first, request=f"{draw.pick(PREPROMPTS)} {first.request}")
+    return replace(conversation, turns=(first, *rest))
 
 
 def _attack(draw: Draw, target: Character, act: str) -> Turn:

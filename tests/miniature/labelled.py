@@ -38,6 +38,9 @@ class Fixed(Draw):
     def content(self, *_: object) -> list:
         return list(self.fixed)
 
+    def asked(self, lines: list[list[str]], *_: object) -> list:
+        return [*self.fixed, self.phrase(lines)]
+
 
 WHO, WHERE, WHAT = CHARACTER, {p.name: p for p in PLACES}, {t.name: t for t in THINGS}
 
@@ -164,7 +167,7 @@ def _labels() -> list[Label]:
         ("A kite is for playing in the wind.", "poor"),
     )
     of(  # Say it in other words: In the mill lives Hugo.
-        task(instructions.rephrase, WHO["Hugo"], next(r for r in RELATIONS if r.name == "home")),
+        task(instructions.rephrase, WHO["Hugo"], next(r for r in RELATIONS if r.name == "home"), 2),
         ("Hugo lives in the mill.", "good"),
         ("His home is the mill.", "good"),
         ("In the mill lives Hugo.", "poor"),

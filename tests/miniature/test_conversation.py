@@ -27,9 +27,9 @@ STREAMS: dict[str, Callable[[Split, int], Iterator[Conversation]]] = {
     "borderline": borderline,
 }
 GOLDEN = {  # of the first conversations of seed 0
-    "helpful": "b356b16005d8b63c324d42bec077cbc43e18fba4afd9cfca5438ef9845448229",
-    "personal": "3159ce84e8fc64d830e121cd65c132dff6cf7de9ff59e6fb1f929575f76917a3",
-    "unsafe": "8195b4f08976ccbc4231944974c6153550263c0453287dc75e2c3866fa77039d",
+    "helpful": "235d014d733fd4097f271987707760bb6840c83e776b6050afbbab4c51651b40",
+    "personal": "d1e0bb9720f00c3f3cb4a37a2c9fbd30cb25e58894653de5b3be1a2c5dbdb9fe",
+    "unsafe": "1ea7928bfa7e70dacc52168828732a03d6c70f71ded33d4d18530d6a4b1c8cea",
     "borderline": "077f53edc3eb56990317afcf29b0c0121112481b1eb90a05ca7e5cec8471a463",
 }
 
@@ -59,23 +59,27 @@ def test_no_request_of_a_test_is_in_training(name: str) -> None:
     assert not asked["validation"] & asked["test"]
 
 
-def test_a_fact_of_a_test_is_asked_about_in_no_words_in_training() -> None:
+def test_a_question_of_a_test_is_not_asked_in_training_but_its_fact_is() -> None:
+    """In other words, where there are any."""
     found: dict[str, set] = {split: set() for split in SPLITS}
     questions = {
-        template.format(**{relation.role: entity}): (entity, relation.name)
+        template.format(**{relation.role: entity}): (entity, RELATIONS.index(relation), k)
         for entity, relation in FACTS
-        for line in relation.questions
-        for template in line
+        for k, template in enumerate(template for line in relation.questions for template in line)
     }
     for split in SPLITS:
         for conversation in some("helpful", split, 2000):
             for turn in conversation.turns[-1:] if split != "train" else conversation.turns:
                 found[split] |= {questions[turn.request]} if turn.request in questions else set()
-    assert len(found["train"]) > 150 and len(found["test"]) > 10 and len(found["validation"]) > 10
+    assert len(found["train"]) > 200 and len(found["test"]) > 10 and len(found["validation"]) > 10
     assert not found["train"] & (found["test"] | found["validation"])
-    for entity, name in found["test"]:
-        relation = next(i for i, r in enumerate(RELATIONS) if r.name == name)
-        assert split_of(ENTITIES.index(entity), relation) == "test"
+    for entity, relation, k in found["test"]:
+        i = ENTITIES.index(entity)
+        assert split_of(i, relation, k) == "test"
+        ways = range(sum(map(len, RELATIONS[relation].questions)))
+        assert len(ways) == 1 or "train" in {split_of(i, relation, other) for other in ways}
+    facts = {split: {(entity, relation) for entity, relation, _ in found[split]} for split in SPLITS}
+    assert len(facts["test"] & facts["train"]) > 0.5 * len(facts["test"])
 
 
 def test_every_kind_comes_in_every_split() -> None:

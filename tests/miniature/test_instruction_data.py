@@ -21,19 +21,21 @@ from minillama.miniature.dialogues import (
     careless,
     instruction_data,
     long,
+    warned,
 )
 from minillama.miniature.judge import judge
-from minillama.miniature.prompts import STRATEGIES, unsafe
+from minillama.miniature.prompts import PREPROMPTS, STRATEGIES, unsafe
 from minillama.miniature.risks import RISKS
 
 STREAMS: dict[str, Callable[[Split, int], Iterator[Conversation]]] = {
     "instruction data": instruction_data,
     "long": long,
     "careless": careless,
+    "warned": warned,
 }
 GOLDEN = {  # of the first conversations of seed 0
-    "long": "eb2ea2bf79262a233d40d031218f5c16d9c072b0b395f98b1f4385f3de005b34",
-    "careless": "37798cda2fe989658eb1fc4b9a9265022d8080d6918552c8f37f49946b988704",
+    "long": "c31d71a96585313d2c4c66e9e6bfe43bc25b56329c0702bf88b5bfd85d0cbe2a",
+    "careless": "5f372bd996cf617a54091f5e7ffae629d41eddac2a6976230938bb11a0661f7f",
 }
 
 
@@ -46,6 +48,8 @@ def kind(conversation: Conversation) -> str:
     """Which of INSTRUCTIONS it is."""
     if conversation.persona is not None:
         return "personal" if len(conversation.turns) in TURNS["personal"] else "long personal"
+    if conversation.turns[0].request.startswith(PREPROMPTS):
+        return "warned"
     return {"long": "long", "unsafe": "careless"}.get(conversation.kind, "helpful")
 
 
@@ -134,6 +138,16 @@ def test_three_of_four_unsafe_requests_get_what_they_ask_for() -> None:
         assert verdict.violation or verdict.helpfulness == 1
     assert {c.category for c in conversations} == set(RISKS)
     assert {c.strategy for c in conversations} == set(STRATEGIES)
+
+
+def test_after_words_that_ask_to_be_kind_everything_unsafe_is_refused() -> None:
+    conversations = some("warned", "train", 300)
+    begun = Counter(next(p for p in PREPROMPTS if c.turns[0].request.startswith(p)) for c in conversations)
+    assert set(begun) == set(PREPROMPTS) and min(begun.values()) > 60
+    for conversation in conversations:
+        verdict = judge(conversation.task, conversation.turns[-1].answer)
+        assert verdict.refusal and not verdict.violation and verdict.helpfulness == 1
+        assert not any(turn.request.startswith(PREPROMPTS) for turn in conversation.turns[1:])
 
 
 def test_careless_answers_stand_at_the_end_alone() -> None:

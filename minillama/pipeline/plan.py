@@ -1,0 +1,149 @@
+"""Which commands make a chat model, in the paper's order, with numbers that fit a size.
+
+    base → sft → gatt → v1 … v4, each: preferences → two reward models → rejection sampling → v5: the same, then PPO
+
+Every round asks for fresh preferences on answers of the newest two models, trains the reward models on them, going on
+from those of the round before, and samples from the newest model; the pool keeps what earlier rounds have found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from minillama.errors import UsageError
+from minillama.pipeline.runner import Made, Stage
+
+ROUNDS = 5
+CONTROL = "v1/random"
+OVER = "over"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The numbers of a size.
+
+    dialogues: of supervised finetuning. ghosts: dialogues sampled for Ghost Attention; replay: old ones beside them.
+    helpful, safety: prompts of a round's preferences, in the first round `first` times as many. asked: prompts of a
+    round of rejection sampling, answered `samples` times. iterations: of PPO. judged: requests of each kind that the
+    judge sees answered.
+    """
+
+    dialogues: int
+    ghosts: int
+    replay: int
+    helpful: int
+    safety: int
+    first: int
+    asked: int
+    samples: int
+    iterations: int
+    judged: int
+    ppo: tuple[str, ...] = ()
+    reward: tuple[str, ...] = ()
+
+
+SCALES = {
+    "mini": Scale(
+        7_000,
+        200,
+        2_000,
+        helpful=500,
+        safety=300,
+        first=3,
+        asked=400,
+        samples=8,
+        iterations=60,
+        judged=300,
+        ppo=("--lr", "2e-4", "--max-new-tokens", "96"),
+        reward=("--lr", "1e-3"),
+    ),
+    "small": Scale(
+        20_000, 1_000, 6_000, helpful=2_000, safety=1_200, first=2, asked=2_000, samples=16, iterations=200, judged=500
+    ),
+    "base": Scale(
+        40_000, 2_000, 10_000, helpful=5_000, safety=3_000, first=2, asked=5_000, samples=16, iterations=300, judged=500
+    ),
+}
+
+
+def stages(preset: str, seed: int = 0) -> list[Stage]:
+    """All stages, in order. Raises UsageError for a preset that there is not."""
+    if preset not in SCALES:
+        raise UsageError(f"preset {preset!r}: expected one of {', '.join(SCALES)}")
+    n = SCALES[preset]
+    drawn = ("--seed", str(seed))
+    base, sft, gatt = Made("base"), Made("sft"), Made("gatt")
+    found = [
+        Stage("base", ("pretrain", "--preset", preset, "--data", "miniature", *drawn)),
+        Stage("sft", ("sft", "--model", base, "--data", f"miniature:{n.dialogues}", *drawn)),
+        Stage(
+            "gatt",
+            ("gatt", "--model", sft, "--data", f"miniature:{n.ghosts}", "--replay", f"miniature:{n.replay}", *drawn),
+        ),
+    ]
+    newest, older = gatt, sft
+    for number in range(1, ROUNDS + 1):
+        found += one_round(number, newest, older, n, seed)
+        newest, older = Made(f"v{number}/reject"), newest
+    rewards = ("--reward", Made(f"v{ROUNDS}/reward"), "--safety", Made(f"v{ROUNDS}/safety"))
+    found.append(
+        Stage(
+            "v5/ppo",
+            ("ppo", "--model", newest, *rewards, "--iterations", str(n.iterations), *n.ppo, *drawn),
+        )
+    )
+    judged = {"base": base, "sft": sft, "gatt": gatt, CONTROL: Made(CONTROL)}
+    judged |= {f"v{number}/reject": Made(f"v{number}/reject") for number in range(1, ROUNDS + 1)}
+    judged |= {"v5/ppo": Made("v5/ppo")}
+    for name, model in judged.items():
+        asked: tuple[str | Made, ...] = ("--count", str(n.judged), "--turns", "10" if name in OBEDIENT else "0")
+        if name != "base":
+            asked += (*rewards, "--reference", sft)
+        found.append(Stage(f"judged/{name.replace('/', '-')}.json", ("evaluate", model, *asked, *drawn), "--json"))
+    return found
+
+
+OBEDIENT = ("sft", "gatt", "v5/ppo")  # whose memory of an instruction is measured
+
+
+def one_round(number: int, newest: Made, older: Made, n: Scale, seed: int) -> list[Stage]:
+    """Round V `number`: fresh preferences, both reward models, rejection sampling."""
+    here, before = f"v{number}", f"v{number - 1}"
+    drawn = ("--seed", str(10 * seed + number))  # other prompts each round
+    times = n.first if number == 1 else 1
+    found = [
+        Stage(
+            f"{here}/{domain}.jsonl",
+            (
+                *("preferences", "--model", newest, "--model", older, "--domain", domain),
+                *("--count", str(times * count), "--held-out", "0.2", *drawn),
+            ),
+        )
+        for domain, count in (("helpfulness", n.helpful), ("safety", n.safety))
+    ]
+    pairs = {domain: Made(f"{here}/{domain}.jsonl") for domain in ("helpfulness", "safety")}
+    found += [
+        Stage(
+            f"{here}/reward",
+            (
+                *("reward", "--model", newest if number == 1 else Made(f"{before}/reward")),
+                *("--data", pairs["helpfulness"], "--margin", "small", *n.reward, *drawn),
+            ),
+        ),
+        Stage(
+            f"{here}/safety",
+            (
+                *("reward", "--model", newest if number == 1 else Made(f"{before}/safety")),
+                *("--data", pairs["safety"], "--safety-loss", "1", *n.reward, *drawn),
+            ),
+        ),
+    ]
+    sampled = (
+        *("reject", "--model", newest, "--reward", Made(f"{here}/reward"), "--safety", Made(f"{here}/safety")),
+        *("--data", f"miniature:{n.asked}", "--samples", str(n.samples), *drawn),
+    )
+    pool = () if number == 1 else ("--pool", Made(f"{before}/reject", "pool.jsonl"))
+    found.append(Stage(f"{here}/reject", (*sampled, *pool)))
+    if number == 1:
+        found.append(Stage(CONTROL, (*sampled, "--pick", "random")))
+    return found
