@@ -61,6 +61,10 @@ class ChatTemplate(ABC):
         Raises UsageError for a dialogue that the template cannot hold, or text that could forge a turn.
         """
 
+    def prompt(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
+        """The tokens of `encode`, for an answer to be asked for, without the work that the loss mask takes."""
+        return self.encode(messages, tokenizer).tokens
+
     @abstractmethod
     def __str__(self) -> str:
         """What to call the template in a report."""
@@ -161,12 +165,20 @@ class JinjaTemplate(ChatTemplate):
         """As `ChatTemplate.encode`; the tokens are those of the rendered text, encoded whole."""
         rendering = _Rendering(self, _checked(messages), tokenizer, datetime.now())
         text = rendering.guarded(add_generation_prompt)
-        spans = tokenizer.encode_spans(re.sub(f"[{_OPEN}{_CLOSE}]", "", text), allow_special=True, seam=_SEAM)
+        spans = tokenizer.encode_spans(_without_marks(text), allow_special=True, seam=_SEAM)
         mask = [False] * len(spans)
         for start, end in rendering.answers(text.replace(_SEAM, ""), spans, add_generation_prompt):
             for i, span in enumerate(spans):
                 mask[i] |= start <= span.start < end
         return Dialogue([span.id for span in spans], mask)
+
+    def prompt(self, messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
+        """As `ChatTemplate.prompt`: the dialogue is rendered once, and not once for the place of each answer."""
+        text = _Rendering(self, _checked(messages), tokenizer, datetime.now()).guarded(add_generation_prompt=True)
+        text = _without_marks(text)
+        if _SEAM in text:
+            return [span.id for span in tokenizer.encode_spans(text, allow_special=True, seam=_SEAM)]
+        return tokenizer.encode(text, bos=False, eos=False, allow_special=True)
 
     def __str__(self) -> str:
         known = {TAGS_SOURCE: "Llama 2, its tags as tokens"}
@@ -360,6 +372,11 @@ def _without(content: str, characters: set[str]) -> str:
     """`content` with another character of the same kind in place of each of `characters`."""
     stand_in = next(c for c in "_.-x" if c not in characters)
     return "".join(stand_in if c in characters and not c.isspace() else c for c in content)
+
+
+def _without_marks(text: str) -> str:
+    """`text` without what marks the answers in it; seams stay."""
+    return re.sub(f"[{_OPEN}{_CLOSE}]", "", text)
 
 
 def _marked(text: str) -> list[tuple[int, int]]:

@@ -8,7 +8,18 @@ from typing import Any
 
 import pytest
 
-from minillama.chat import LLAMA2, TAGS, ChatTemplate, Dialogue, JinjaTemplate, Message, builtin, require, suited
+from minillama.chat import (
+    LLAMA2,
+    TAGS,
+    TAGS_SOURCE,
+    ChatTemplate,
+    Dialogue,
+    JinjaTemplate,
+    Message,
+    builtin,
+    require,
+    suited,
+)
 from minillama.errors import MinillamaError, UsageError
 from minillama.tokenizer import Tokenizer, from_gguf, from_sentencepiece, train
 from tests.data import data_file, smollm2_gguf
@@ -228,6 +239,28 @@ def test_templates_that_change_text(source: str, text: str, small: Tokenizer) ->
     assert "".join(map(small.piece, dialogue.tokens)) == rendered
     if "|" not in text:
         assert dialogue.tokens == small.encode(rendered, bos=False, allow_special=True)
+
+
+@pytest.mark.parametrize("source", [CHATML.source, TAGS_SOURCE, TRIMS, INSPECTS, DELETES])
+@pytest.mark.parametrize("text", [*FORGERIES, "plain", "  spaced\n", "a < b > c", "[INST] </s>", "<image> a cat", ""])
+def test_a_prompt_is_the_tokens_of_the_dialogue(source: str, text: str, small: Tokenizer, tagged: Tokenizer) -> None:
+    template, tokenizer = JinjaTemplate(source), tagged if source == TAGS_SOURCE else small
+    for messages in (said(text, "b", "c"), said("a", text, "c", system="s"), said("a", "b", text)):
+        assert template.prompt(messages, tokenizer) == template.encode(messages, tokenizer).tokens
+
+
+def test_a_prompt_holds_no_marks_and_llama2s_is_encoded_apart(small: Tokenizer, llama: Tokenizer) -> None:
+    marks = JinjaTemplate("{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}{% endfor %}")
+    assert marks.prompt(said("hell", "he", "o"), small) == small.encode("hellheo", bos=False)
+    assert LLAMA2.prompt(said("a", "b", "c"), llama) == LLAMA2.encode(said("a", "b", "c"), llama).tokens
+
+
+def test_a_prompt_is_rendered_once(small: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    renderings = []
+    render = JinjaTemplate.render
+    monkeypatch.setattr(JinjaTemplate, "render", lambda *given: renderings.append(1) or render(*given))
+    CHATML.prompt(said(*"abcdefghi"), small)
+    assert len(renderings) == 1
 
 
 @pytest.mark.parametrize(

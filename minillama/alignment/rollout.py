@@ -31,7 +31,7 @@ class Chatter:
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """The tokens of a dialogue that ends with a request."""
-        return self.template.encode(messages, self.tokenizer).tokens
+        return self.template.prompt(messages, self.tokenizer)
 
     @cached_property
     def stop_strings(self) -> list[str]:
