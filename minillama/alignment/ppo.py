@@ -8,8 +8,9 @@ ppo.py           a run: the models, the numbers, the folder
 
 Our reading of what the paper leaves open:
 
-- The value model begins as a copy of the helpfulness model (of the safety model, where it is the only one) and has an
-  optimizer of its own, at ten times the policy's learning rate: it learns what it is to say from the beginning.
+- The value model begins as a copy of the helpfulness model (of the safety model, where it is the only one), but with a
+  head of zeros, for what it is to say has another scale: rewards are whitened. It has an optimizer of its own, at ten
+  times the policy's learning rate.
 - γ = 1, λ = 0.95, advantages whitened over the batch, values clipped like the policy (lm-human-preferences).
 - One gradient step a minibatch, and every answer is in one minibatch: one epoch.
 - An answer that does not end within the length gets a fixed low score, `ppo_batch.UNFINISHED`.
@@ -157,11 +158,13 @@ def models(
     whose bases are never written to, they share the weights. base: where `llama` can be found again.
     """
     if lora is None:
-        reference = Llama(llama.config, {name: p.copy() for name, p in llama.params.items()})
-        return Models(llama, reference, RewardModel.from_llama(value), judges)
-    policy = LoraLlama.wrap(llama, lora, seed=seed, base=base)
-    of_values = LoraRewardModel.wrap(value, replace(lora, also=(SCORE,)), seed=seed)
-    return Models(policy, llama, of_values, judges)  # type: ignore[arg-type]
+        policy, reference = llama, Llama(llama.config, {name: p.copy() for name, p in llama.params.items()})
+        of_values = RewardModel.from_llama(value)
+    else:
+        policy, reference = LoraLlama.wrap(llama, lora, seed=seed, base=base), llama  # type: ignore[assignment]
+        of_values = LoraRewardModel.wrap(value, replace(lora, also=(SCORE,)), seed=seed)  # type: ignore[assignment]
+    of_values.params[SCORE][...] = 0
+    return Models(policy, reference, of_values, judges)
 
 
 def load_judge(name: str, device: Device, tokenizer: Tokenizer, template: ChatTemplate) -> RewardModel:

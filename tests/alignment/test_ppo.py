@@ -282,6 +282,17 @@ def test_the_reference_and_the_judges_stay_what_they_are(lora: LoraConfig | None
     )
 
 
+@pytest.mark.parametrize("lora", [None, LoraConfig(2, 4.0)])
+def test_values_begin_at_zero_in_a_copy_of_the_reward_model(lora: LoraConfig | None) -> None:
+    judge = value()
+    before = {name: p.copy() for name, p in judge.params.items()}
+    made = ppo.models(policy(), Judges(judge), judge, lora).value
+    assert not made.values(np.array([[1, 2, 3]]))[0].any()
+    for name, p in judge.params.items():
+        assert np.array_equal(p, before[name])
+        assert name == SCORE or np.array_equal(made.params[name], p)
+
+
 # Gradients
 def moved(batch: Batch) -> Batch:
     """The batch as it is after some updates: ratios on both sides of the clip, values too."""

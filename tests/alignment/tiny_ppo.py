@@ -79,7 +79,10 @@ def value(dtype: Any = np.float32) -> RewardModel:
 def models(
     dtype: Any = np.float32, lora: LoraConfig | None = None, judges: Judges | None = None, base: str = ""
 ) -> Models:
-    return ppo.models(policy(dtype), judges or Judges(Favourite()), value(dtype), lora, base=base)
+    """With values that are not 0, as they are after some updates."""
+    made = ppo.models(policy(dtype), judges or Judges(Favourite()), value(dtype), lora, base=base)
+    made.value.params[SCORE][...] = value(dtype).params[SCORE]
+    return made
 
 
 def trainer(seed: int = 0, **changes: Any) -> Trainer:
