@@ -35,15 +35,20 @@ CHAPTERS = (
     "ch13_parallel",
     "ch15_sft",
     "ch16_ghost_attention",
+    "ch17_reward_models",
 )
 
 
 @dataclass(frozen=True)
 class Wrong:
-    """A typical wrong answer and what it gets wrong, said to the learner whose results equal its results."""
+    """A typical wrong answer and what it gets wrong, said to the learner whose results equal its results.
+
+    forward: of a wrong backward pass, where the mistake lies in what its forward pass saves.
+    """
 
     function: Callable[..., Any]
     cause: str
+    forward: Callable[..., Any] | None = None
 
 
 @dataclass
@@ -77,6 +82,13 @@ class Exercise:
     @property
     def name(self) -> str:
         return self.solution.__name__
+
+    def answered(self, solutions: SimpleNamespace, wrong: Wrong) -> SimpleNamespace:
+        """The solutions of the chapter, but for this exercise the wrong answer."""
+        functions = {self.name: wrong.function}
+        if wrong.forward is not None:
+            functions[self.name.removesuffix("_backward")] = wrong.forward
+        return SimpleNamespace(**{**vars(solutions), **functions})
 
     def run(self, own: Functions, case: Case) -> dict[str, Any]:
         """The values to compare, by name, of one case; raises what the function raises, and BadReturn."""
@@ -169,24 +181,35 @@ class Chapter:
 
         return add
 
-    def wrong(self, name: str, cause: str) -> Callable[[Function], Function]:
-        """Adds the decorated function as a typical wrong answer to the exercise `name`."""
+    def wrong(self, name: str, cause: str, forward: Callable[..., Any] | None = None) -> Callable[[Function], Function]:
+        """Adds the decorated function as a typical wrong answer to the exercise `name`; forward: see `Wrong`."""
 
         def add(function: Function) -> Function:
-            self.find(name).wrong.append(Wrong(function, cause))
+            self.find(name).wrong.append(Wrong(function, cause, forward))
             return function
 
         return add
 
     def edit(self, name: str, cause: str, old: str, new: str) -> None:
         """Adds a typical wrong answer to the exercise `name`: its solution, `old` in the source changed to `new`."""
-        solution = self.find(name).solution
-        source = inspect.getsource(solution)
-        source = source[source.index(f"def {name}(") :]
-        assert old in source, f"the solution of {name} no longer says {old!r}"
-        namespace = dict(vars(sys.modules[solution.__module__]))
-        exec(compile(f"from __future__ import annotations\n{source.replace(old, new)}", f"<{name}>", "exec"), namespace)
-        self.wrong(name, cause)(namespace[name])
+        self.wrong(name, cause)(_edited(self.find(name).solution, old, new))
+
+    def edit_saved(self, name: str, cause: str, old: str, new: str) -> None:
+        """The same for a backward pass `name` that is wrong by what its forward pass saves, where `old` stands."""
+        forward = self.find(name.removesuffix("_backward")).solution
+        self.wrong(name, cause, _edited(forward, old, new))(self.find(name).solution)
+
+
+def _edited(solution: Callable[..., Any], old: str, new: str) -> Callable[..., Any]:
+    """The function with `old` in its source changed to `new`."""
+    name = solution.__name__
+    source = inspect.getsource(solution)
+    source = source[source.index(f"def {name}(") :]
+    assert old in source, f"the solution of {name} no longer says {old!r}"
+    namespace = dict(vars(sys.modules[solution.__module__]))
+    exec(compile(f"from __future__ import annotations\n{source.replace(old, new)}", f"<{name}>", "exec"), namespace)
+    edited: Callable[..., Any] = namespace[name]
+    return edited
 
 
 def load_chapter(name: str) -> Chapter:

@@ -157,8 +157,7 @@ def _known_cause(exercise: Exercise, own: Functions, solutions: SimpleNamespace,
     """The cause of the typical wrong answer that gives the learner's results in every case."""
     results = [_outcome(exercise, own, case) for case in cases]
     for wrong in exercise.wrong:
-        variant = copy.copy(solutions)
-        setattr(variant, exercise.name, wrong.function)
+        variant = exercise.answered(solutions, wrong)
         if all(_same(result, _outcome(exercise, variant, case)) for result, case in zip(results, cases, strict=True)):
             return wrong.cause
     return None

@@ -97,7 +97,8 @@ def _next(chapter: Chapter, path: Path, pairs: list[tuple[Exercise, Verdict]]) -
             return f"Next: {exercise.number} {exercise.name}, {path.name} line {_line_of(path, exercise)}."
     if len(pairs) == 1:
         return f"{pairs[0][0].number} {pairs[0][0].name} is solved."
-    return f"All solved. Let it speak: minillama exercises run --with {chapter.code} -- generate stories260k"
+    runs = "exercises run" in chapter.head
+    return "All solved." + (f" The head of {path.name} says how your code runs a real model." if runs else "")
 
 
 def _line_of(path: Path, exercise: Exercise) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -46,14 +47,23 @@ def swapped(folder: Path, chapters: list[Chapter]) -> Iterator[tuple[list[str], 
                 yours += [exercise.name] if exercise.name in written else []
                 assert exercise.replaces is not None
                 replacements[_place(exercise.replaces)] = exercise.adapt(function) if exercise.adapt else function
-    originals = {(owner, attribute): getattr(owner, attribute) for owner, attribute in replacements}
+    exchanged = [(place, getattr(*place), function) for place, function in replacements.items()]
     try:
-        for (owner, attribute), function in replacements.items():
-            setattr(owner, attribute, function)
+        for place, original, function in exchanged:
+            _exchange(place, original, function)
         yield yours, unwritten
     finally:
-        for (owner, attribute), function in originals.items():
-            setattr(owner, attribute, function)
+        for place, original, function in exchanged:
+            _exchange(place, function, original)
+
+
+def _exchange(place: tuple[Any, str], old: Any, new: Any) -> None:
+    """Put `new` in its place, and into every module of the package that has imported `old` from there."""
+    setattr(*place, new)
+    if isinstance(place[0], ModuleType):
+        for module in [module for name, module in list(sys.modules.items()) if name.partition(".")[0] == "minillama"]:
+            for name in [name for name, value in vars(module).items() if value is old]:
+                setattr(module, name, new)
 
 
 def _replacement(exercise: Exercise, module: ModuleType, written: set[str], path: Path) -> Callable[..., Any] | None:

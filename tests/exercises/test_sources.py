@@ -1,6 +1,5 @@
 """Every exercise can be done, is not done by its skeleton, and knows its typical wrong answers when it meets them."""
 
-import copy
 import re
 
 import numpy as np
@@ -49,7 +48,8 @@ def test_a_skeleton_is_unwritten(chapter, exercise, written):
 
 
 def _arguments(exercise):
-    return exercise.solution.__code__.co_argcount
+    code = exercise.solution.__code__
+    return code.co_argcount + code.co_kwonlyargcount
 
 
 @pytest.mark.parametrize(("chapter", "exercise"), EXERCISES)
@@ -61,8 +61,7 @@ def test_a_solution_passes(chapter, exercise, written):
 
 @pytest.mark.parametrize(("chapter", "exercise", "wrong"), WRONG)
 def test_a_wrong_answer_is_told_what_is_wrong(chapter, exercise, wrong):
-    own = copy.copy(chapter.solutions)
-    setattr(own, exercise.name, wrong.function)
+    own = exercise.answered(chapter.solutions, wrong)
     verdict = examine(exercise, own, chapter.solutions)
     assert verdict.state == "failed"
     assert f"Likely cause: {wrong.cause}" in verdict.message
