@@ -36,6 +36,7 @@ CHAPTERS = (
     "ch15_sft",
     "ch16_ghost_attention",
     "ch17_reward_models",
+    "ch18_rejection_sampling",
 )
 
 

@@ -73,7 +73,7 @@ def test_an_exercise_has_what_it_needs(exercise):
     assert len(exercise.hints) >= 2
     assert len(exercise.wrong) >= 2
     assert exercise.name == exercise.solution.__name__
-    assert re.search(r"[Rr]eturns|->", exercise.solution.__doc__), "the docstring says what comes out"
+    assert re.search(r"[Rr]eturns|->", exercise.solution.__doc__ + exercise.task), "it is said what comes out"
     for wrong in exercise.wrong:
         assert wrong.cause.endswith(".")
         assert "\n" not in wrong.cause
