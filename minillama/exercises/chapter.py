@@ -37,6 +37,7 @@ CHAPTERS = (
     "ch16_ghost_attention",
     "ch17_reward_models",
     "ch18_rejection_sampling",
+    "ch19_ppo",
 )
 
 
