@@ -38,6 +38,7 @@ CHAPTERS = (
     "ch17_reward_models",
     "ch18_rejection_sampling",
     "ch19_ppo",
+    "ch20_rounds",
 )
 
 
