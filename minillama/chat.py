@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -221,11 +221,13 @@ class _Rendering:
         plain = self.text(self.messages, add_generation_prompt)
         contents = [message["content"] for message in self.messages]
         names = self.tokenizer.specials
-        edges = {name[0] for name in names} | {name[-1] for name in names}
-        typed = [tag for tag in TURN_NAMES - names.keys() if any(tag in content for content in contents)]
-        if not typed and edges.isdisjoint("".join(contents)):
+        edges = _edges(names)
+        said = "".join(contents)
+        turns = set() if _TURN_EDGES.isdisjoint(said) else TURN_NAMES - names.keys()
+        typed = [tag for tag in turns if any(tag in content for content in contents)]
+        if not typed and edges.isdisjoint(said):
             return plain
-        edges |= {character for tag in typed for character in (tag[0], tag[-1])}
+        edges |= _edges(typed)
         harmless = self.text(self._with(lambda content: _without(content, edges)), add_generation_prompt)
         for tag in typed:  # turns of this template are plain text: nothing but refusal keeps them apart
             if tag in self.template.source or tag in harmless:
@@ -307,6 +309,12 @@ class _Rendering:
         return [span.id for span in spans if span.id in self._special_ids]
 
 
+def _edges(names: Iterable[str]) -> set[str]:
+    """The first and the last character of each name: without one of them there is no such name in a text."""
+    return {character for name in names for character in (name[0], name[-1])}
+
+
+_TURN_EDGES = _edges(TURN_NAMES)
 LLAMA2 = Llama2Template()
 CHATML_SOURCE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"

@@ -20,13 +20,17 @@ from minillama.backend import to_host
 from minillama.errors import UsageError
 from minillama.layers.blocks import row_blocks
 from minillama.model import KVCache, Llama
+from minillama.prefix import Prefix, resumed
 
 if TYPE_CHECKING:
     from minillama.tokenizer import Tokenizer
     from minillama.training.threads import Threads
 
-PREFILL = 512  # prompt tokens at a time: bounds the memory of a long prompt's activations
+PREFILL = 512  # tokens of a prompt at a time: bounds the memory of a long prompt's activations
+READ = 4096  # tokens of all prompts at a time: more, and activations leave a core's cache
 GROUP = 128  # rows of a thread at a time: fewer, and a step is more Python than arithmetic; more only take memory
+SLOTS = 1 << 15  # of a thread's KV cache, about: fewer rows at a time where they are long
+DRAWS = 32  # random numbers of a row at a time
 
 FinishReason = Literal["stop", "length", "context"]
 
@@ -100,15 +104,19 @@ def generate(
     tokenizer: Tokenizer | None = None,
     logprobs: bool = False,
     threads: Threads | None = None,
+    prefixes: Sequence[Prefix] | None = None,
 ) -> list[Completion]:
     """Continue every prompt; see `stream` for the arguments. Returns a Completion a prompt, in order.
 
     threads: share the prompts out among these, at most GROUP at a time and those of like lengths together, so that
     little is padded. For dozens of prompts and more, and a model that is small itself; a GPU does without. What a row
-    draws depends on its group as it does on its batch: not at all, but for the rounding of float32.
+    draws depends on its group as it does on its batch: not at all, but for the rounding of float32. prefixes: one a
+    prompt, none twice: what it holds of the prompt is not read again, and it then holds all of the text but the last
+    token.
     """
     _check(model, prompts, max_new_tokens, stop_strings, tokenizer)
     completions = [Completion([], [], "", "length") for _ in prompts]
+    while_drawn = tokenizer if stop_strings else None  # else a text is decoded in one go once it is complete
 
     def complete(rows: Sequence[int]) -> None:
         for step in stream(
@@ -120,8 +128,9 @@ def generate(
             seed=seed,
             stop_ids=stop_ids,
             stop_strings=stop_strings,
-            tokenizer=tokenizer,
+            tokenizer=while_drawn,
             logprobs=logprobs,
+            prefixes=None if prefixes is None else [prefixes[row] for row in rows],
         ):
             completion = completions[step.row]
             completion.tokens.append(step.token)
@@ -130,17 +139,22 @@ def generate(
                 completion.logprobs.append(step.logprob)
             if step.finish_reason is not None:
                 completion.finish_reason = step.finish_reason
+                if tokenizer is not None and while_drawn is None:
+                    completion.text = TextStream(tokenizer, prompts[step.row], ()).whole(completion.tokens)
 
     if threads is None:
         complete(range(len(prompts)))
         return completions
     by_length = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-    count = threads.count * math.ceil(len(prompts) / (threads.count * GROUP))  # as many for each thread
+    longest = model.config.max_seq_len if max_new_tokens is None else max_new_tokens
+    slots = sum(min(len(prompt) + longest, model.config.max_seq_len) for prompt in prompts)
+    count = threads.count * math.ceil(max(len(prompts) / GROUP, slots / SLOTS) / threads.count)  # as many for each
     bounds = [len(prompts) * i // count for i in range(count + 1)]
     groups = [by_length[start:stop] for start, stop in pairwise(bounds) if stop > start]
+    waiting = reversed(groups)  # the longest first, so that all threads end at about the same time
 
-    def work(thread: int) -> None:
-        for rows in groups[thread :: threads.count]:
+    def work(_: int) -> None:
+        for rows in waiting:  # whoever is free takes the next
             complete(rows)
 
     threads.each(work)
@@ -160,6 +174,7 @@ def stream(
     logprobs: bool = False,
     rows: Sequence[int] | None = None,
     cache: KVCache | None = None,
+    prefixes: Sequence[Prefix] | None = None,
 ) -> Iterator[Step]:
     """Continue every prompt at once, yielding each token of each row as it is drawn.
 
@@ -169,7 +184,8 @@ def stream(
     the steps' texts are empty. rows: each prompt's number, which seeds it and stands in its steps; None for 0, 1, 2, …
     With its numbers among many prompts, a part of them draws what it would draw among all. cache: of a single prompt,
     holding its first `cache.used` tokens already, with room for all that may come; it then holds every token but the
-    last, and serves again. Raises UsageError for prompts that are empty or leave no room for a token.
+    last, and serves again. prefixes: the same for many, as in `generate`; a row's is brought up to date when it ends.
+    Raises UsageError for prompts that are empty or leave no room for a token.
     """
     _check(model, prompts, max_new_tokens, stop_strings, tokenizer)
     context = model.config.max_seq_len
@@ -180,26 +196,34 @@ def stream(
     numbers = range(len(prompts)) if rows is None else rows
     if cache is None:
         size = longest + max(room) - 1
-        cache = KVCache(model.config, len(prompts), size, like=model.params["norm.weight"], pads=pads)
+        if prefixes is None:
+            cache = KVCache(model.config, len(prompts), size, like=model.params["norm.weight"], pads=pads)
+        else:
+            cache = resumed(model, prompts, prefixes, size)
     padded = np.array([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
     rngs = [np.random.default_rng([seed, number]) for number in numbers]
+    uniforms = np.empty((len(prompts), DRAWS)) if sampling.temperature else None
     texts = [TextStream(tokenizer, prompt, stop_strings) for prompt in prompts]
+    said: list[list[int]] = [[] for _ in prompts]
+    stop_ids = frozenset(stop_ids)
 
     if cache.used >= longest:
         raise UsageError(f"the KV cache holds {cache.used} tokens already, the prompt has {longest}: nothing to read")
-    for start in range(cache.used, longest, PREFILL):
-        hidden, _ = model.forward(padded[:, start : start + PREFILL], cache=cache)
+    piece = min(PREFILL, max(1, READ // len(prompts)))
+    for start in range(cache.used, longest, piece):
+        hidden, _ = model.forward(padded[:, start : start + piece], cache=cache)
     batch = list(range(len(prompts)))  # which prompt each place of the batch continues
-    alive = set(batch)
+    ended = [False] * len(prompts)
     drawn = 0
     while True:
-        uniforms = np.array([rngs[i].random() for i in batch]) if sampling.temperature else None
-        tokens, scores = draw(to_host(model.logits(hidden[:, -1])), sampling, uniforms, logprobs)
+        if uniforms is not None and drawn % DRAWS == 0:
+            uniforms[batch] = [rngs[i].random(DRAWS) for i in batch]
+        now = None if uniforms is None else uniforms[batch, drawn % DRAWS]
+        tokens, scores = draw(to_host(model.logits(hidden[:, -1])), sampling, now, logprobs)
         drawn += 1
-        for place, i in enumerate(batch):
-            if i not in alive:
+        for place, (i, token) in enumerate(zip(batch, tokens.tolist(), strict=True)):
+            if ended[i]:
                 continue
-            token = int(tokens[place])
             text, text_stopped = texts[i].feed(token)
             reason: FinishReason | None = None
             if token in stop_ids or text_stopped:
@@ -209,14 +233,22 @@ def stream(
             elif drawn == room[i]:
                 reason = "context"
             if reason is not None:
-                alive.remove(i)
+                ended[i] = True
                 if not text_stopped:
                     text += texts[i].finish()
+                if prefixes is not None:
+                    prefixes[i].keep(cache, place, [*prompts[i], *said[i]])
+            said[i].append(token)
             yield Step(numbers[i], token, float(scores[place]) if scores is not None else None, text, reason)
-        if not alive:
+        left = [place for place, i in enumerate(batch) if not ended[i]]
+        if not left:
             return
-        if 4 * len(alive) <= 3 * len(batch):  # all copies together are then at most three times the cache
-            keep = [place for place, i in enumerate(batch) if i in alive]
+        if 8 * len(left) <= 7 * len(batch):  # not for every row that ends: to move one takes time, too
+            # The last rows take the places of those that have ended, so that few are moved.
+            keep = [*range(len(left))]
+            gaps = [place for place in keep if ended[batch[place]]]
+            for gap, place in zip(gaps, left[len(left) - len(gaps) :], strict=True):
+                keep[gap] = place
             cache.select(keep)
             batch, tokens = [batch[place] for place in keep], tokens[keep]
         hidden, _ = model.forward(tokens[:, None], cache=cache)
@@ -237,19 +269,21 @@ def draw(
     tokens, scores = np.empty(B, np.int64), np.empty(B)
     for block in row_blocks(np, B, V):
         # float64: a CDF over 128,256 tokens in float32 drifts
-        scaled = logits[block].astype(np.float64) / (sampling.temperature or 1.0)  # (b, V)
-        peaks = scaled.max(axis=-1, keepdims=True)  # (b, 1)
+        scaled = logits[block].astype(np.float64)  # (b, V)
+        if not greedy and sampling.temperature != 1:
+            scaled /= sampling.temperature
+        scaled -= scaled.max(axis=-1, keepdims=True)
         # e^(scaled - highest) of all tokens; where top_k leaves a few, of those alone unless all have to be summed
-        exps = np.exp(scaled - peaks) if logprobs or sampling.top_k is None else None
+        exps = np.exp(scaled) if logprobs or sampling.top_k is None else None
+        total = exps.sum(axis=-1) if logprobs and exps is not None else None
         if greedy:
             drawn = logits[block].argmax(axis=-1)
         else:
             assert uniforms is not None
-            drawn = _drawn(scaled, peaks, exps, sampling, uniforms[block])
+            drawn = _drawn(scaled, exps, sampling, uniforms[block])
         tokens[block] = drawn
-        if logprobs and exps is not None:
-            chosen = np.take_along_axis(scaled, drawn[:, None], axis=-1) - peaks  # (b, 1)
-            scores[block] = chosen[:, 0] - np.log(exps.sum(axis=-1))
+        if total is not None:
+            scores[block] = np.take_along_axis(scaled, drawn[:, None], axis=-1)[:, 0] - np.log(total)
     return tokens, scores if logprobs else None
 
 
@@ -259,22 +293,20 @@ def sample(logits: np.ndarray, sampling: Sampling, rng: np.random.Generator) -> 
     return int(draw(logits[None], sampling, uniforms)[0][0])
 
 
-def _drawn(
-    scaled: np.ndarray, peaks: np.ndarray, exps: np.ndarray | None, sampling: Sampling, uniforms: np.ndarray
-) -> np.ndarray:
+def _drawn(scaled: np.ndarray, exps: np.ndarray | None, sampling: Sampling, uniforms: np.ndarray) -> np.ndarray:
     """For each row, where `uniforms` (B,) falls among the probabilities that the rules leave.
 
-    scaled: (B, V), the logits divided by the temperature. peaks: (B, 1), the highest of each row. exps: (B, V),
-    e^(scaled - highest), where it is there already. Returns tokens (B,).
+    scaled: (B, V), the logits divided by the temperature, the highest 0. exps: (B, V), e^scaled, where it is there
+    already; it is used up. Returns tokens (B,).
     """
     candidates = None  # (B, n) the token in each column of `probs`; None where column v is token v
     if sampling.top_k is not None and sampling.top_k < scaled.shape[1]:
         candidates = np.argpartition(scaled, -sampling.top_k, axis=-1)[:, -sampling.top_k :]
-        probs = np.exp(np.take_along_axis(scaled, candidates, axis=-1) - peaks)
+        probs = np.exp(np.take_along_axis(scaled, candidates, axis=-1))
     else:
-        probs = np.exp(scaled - peaks) if exps is None else exps
-    probs = probs / probs.sum(axis=-1, keepdims=True)  # (B, n)
+        probs = np.exp(scaled) if exps is None else exps  # (B, n), times a constant of each row
     if sampling.top_p is not None and sampling.top_p < 1:
+        probs /= probs.sum(axis=-1, keepdims=True)
         # A token below this cannot be in the nucleus: all that are, together, hold less than 1 - top_p.
         probs[probs < (1 - sampling.top_p) / probs.shape[1]] = 0
         columns = np.flatnonzero(probs.any(axis=0))  # few are left to be sorted
@@ -304,6 +336,10 @@ class TextStream:
             self._decoder = StreamDecoder(tokenizer, continues=list(prompt) != [tokenizer.bos_id])
         self._stop_strings = stop_strings
         self._held = ""  # decoded, not yet given out: it may turn out to be the beginning of a stop string
+
+    def whole(self, tokens: Sequence[int]) -> str:
+        """The text of all tokens at once, where no stop string is looked for: what `feed` and `finish` would give."""
+        return "" if self._decoder is None else self._decoder.feed(*tokens) + self._decoder.finish()
 
     def feed(self, token: int) -> tuple[str, bool]:
         """The text that may be shown now, and whether a stop string has ended it."""

@@ -258,7 +258,7 @@ class Llama:
         return dx + dnorm
 
     def _head_name(self) -> str:
-        if self.config.head is not None:
+        if self.config.head == "score":
             raise UsageError("expected a model that writes text, found a reward model, which scores it")
         return "tok_embeddings.weight" if self.config.tie_embeddings else "output.weight"
 
@@ -326,8 +326,16 @@ class KVCache:
         return keys.swapaxes(1, 2), values.swapaxes(1, 2)
 
     def select(self, rows: list[int]) -> None:
-        """Keep only these rows, in this order: sequences that are finished leave the batch."""
-        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        """Keep only these rows, in this order: sequences that are finished leave the batch.
+
+        A row that keeps its place is not copied, and no row's unused slots are.
+        """
+        moved = [place for place, row in enumerate(rows) if place != row]
+        if moved:
+            come = [rows[place] for place in moved]
+            for x in (self.keys, self.values):
+                x[:, moved, :, : self.used] = x[:, come, :, : self.used]
+        self.keys, self.values = self.keys[:, : len(rows)], self.values[:, : len(rows)]
         self.pads = None if self.pads is None else self.pads[rows]
 
 

@@ -117,6 +117,50 @@ def test_a_long_prompt_goes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     assert generate(model, PROMPTS, max_new_tokens=6) == whole
 
 
+def shapes_read(model: Llama, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of all that `model` reads from here on."""
+    shapes: list[tuple[int, ...]] = []
+    forward = model.forward
+
+    def spy(tokens: np.ndarray, **options: KVCache) -> object:
+        shapes.append(tokens.shape)
+        return forward(tokens, **options)
+
+    monkeypatch.setattr(model, "forward", spy)
+    return shapes
+
+
+def test_many_prompts_go_in_smaller_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = lively(TINY)
+    whole = generate(model, PROMPTS, max_new_tokens=6)
+    monkeypatch.setattr("minillama.generate.READ", 14)
+    shapes = shapes_read(model, monkeypatch)
+    assert generate(model, PROMPTS, max_new_tokens=6) == whole
+    assert shapes[:3] == [(3, 4), (3, 4), (3, 1)]
+    monkeypatch.setattr("minillama.generate.READ", 1)
+    assert generate(model, PROMPTS, max_new_tokens=6) == whole
+
+
+def test_rows_that_have_ended_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = choosing(list(range(12)))
+    shapes = shapes_read(model, monkeypatch)
+    rows = generate(model, [[0], [5], [8], [2]], max_new_tokens=20, stop_ids={10})
+    assert [len(row.tokens) for row in rows] == [10, 5, 2, 8]
+    assert shapes == [(4, 1)] * 2 + [(3, 1)] * 3 + [(2, 1)] * 3 + [(1, 1)] * 2
+
+
+def test_long_rows_go_in_smaller_groups_and_the_longest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = choosing(list(range(12)))
+    prompts = [[1], [0, 1], [0, 1, 2], [2]]
+    shapes = shapes_read(model, monkeypatch)
+    generate(model, prompts, max_new_tokens=1, threads=Threads(1))
+    assert shapes == [(4, 3)]
+    monkeypatch.setattr("minillama.generate.SLOTS", 10)  # of the 11 that they take
+    shapes.clear()
+    generate(model, prompts, max_new_tokens=1, threads=Threads(1))
+    assert shapes == [(2, 3), (2, 1)]
+
+
 def test_logprobs_are_those_of_the_full_forward() -> None:
     model = lively(TINY)
     sampling = Sampling(temperature=0.7, top_k=5)
@@ -268,8 +312,10 @@ def test_streaming_never_gives_half_a_character() -> None:
     euro = Letters({2: b"\xe2", 3: b"\x82", 4: b"\xac"})
     steps = list(stream(model, [[0]], max_new_tokens=5, tokenizer=euro))
     assert [step.text for step in steps] == ["b", "", "", "€", "f"]
-    (row,) = generate(model, [[0]], max_new_tokens=3, tokenizer=euro)
-    assert row.text == "b\ufffd"
+    for stop_strings in ((), ("zzz",)):  # decoded at once, and as they come
+        for length, text in ((3, "b\ufffd"), (5, "b€f")):
+            (row,) = generate(model, [[0]], max_new_tokens=length, tokenizer=euro, stop_strings=stop_strings)
+            assert row.text == text
 
 
 def test_a_full_context_ends_a_row_and_drops_nothing() -> None:

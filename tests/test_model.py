@@ -128,6 +128,19 @@ def test_cache_goes_on_with_the_rows_that_are_left() -> None:
         np.testing.assert_allclose(hidden[place, 0], alone[0, -1], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [0, 3], [2, 0], [3, 1, 2], [1, 0, 3, 2]], ids=str)
+def test_rows_that_keep_their_place_are_not_copied(rows: list[int]) -> None:
+    cache = KVCache(TINY, 4, 6, like=np.zeros(1), pads=np.array([0, 1, 2, 3]))
+    cache.used = 4
+    cache.keys[...], cache.values[...] = tokens(*cache.keys.shape), tokens(*cache.keys.shape, seed=1)
+    memory, keys, values = cache.keys, cache.keys.copy(), cache.values.copy()
+    cache.select(rows)
+    np.testing.assert_array_equal(cache.keys[:, :, :, :4], keys[:, rows, :, :4])
+    np.testing.assert_array_equal(cache.values[:, :, :, :4], values[:, rows, :, :4])
+    assert cache.pads is not None and cache.pads[:, 0].tolist() == rows
+    assert np.shares_memory(cache.keys, memory)
+
+
 def test_recomputed_activations_give_the_same_gradients_from_less_memory() -> None:
     import tracemalloc
 

@@ -21,9 +21,9 @@ class StreamDecoder:
         self._at_start = tokenizer.drops_first_space and not continues
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
-    def feed(self, token: int) -> str:
-        """The text that `token` completes; may be empty. Raises UsageError for an id outside the vocabulary."""
-        new = self._tokenizer.decode_bytes([token])
+    def feed(self, *tokens: int) -> str:
+        """The text that these tokens complete; may be empty. Raises UsageError for an id outside the vocabulary."""
+        new = self._tokenizer.decode_bytes(tokens)
         if new and self._at_start:
             new = new.removeprefix(b" ")
             self._at_start = False

@@ -16,6 +16,7 @@ from minillama.chat import Message, builtin
 from minillama.errors import UsageError
 from minillama.generate import GREEDY, Sampling, generate
 from minillama.model import Llama
+from minillama.prefix import Prefix
 from minillama.tokenizer import Tokenizer
 from tests.training.chats import lively, plain_tokenizer, said, tags_tokenizer
 
@@ -149,7 +150,9 @@ class Recorder:
         self.named: list[str | None] = []
         self.sampling: list[Sampling] = []
 
-    def __call__(self, _: Chatter, dialogues: Any, *, sampling: Any, seed: int, progress: Any) -> list[Answer]:
+    def __call__(
+        self, _: Chatter, dialogues: Any, *, sampling: Any, seed: int, progress: Any, **_known: Any
+    ) -> list[Answer]:
         self.asked.append([[message["content"] for message in messages] for messages in dialogues])
         self.seeds.append(seed)
         self.named.append(progress)
@@ -214,6 +217,68 @@ def test_conversations_are_what_answering_turn_by_turn_gives() -> None:
             (answer,) = answers(who, [expected], sampling=GREEDY)
             expected.append({"role": "assistant", "content": answer.text})
         assert messages == expected
+
+
+def test_conversations_read_only_what_is_new_and_say_what_they_would_reading_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sampled, in unequal turns; among the answers are some whose text has other tokens than those that were drawn."""
+    who = chatter(9, max_seq_len=512)
+    turns = [[REQUESTS[(i + turn) % 7] for turn in range(i % 7 + 1)] for i in range(9)]
+    plan: dict[str, Any] = {"seed": 3, "before_every": REQUESTS + REQUESTS[:2]}
+    read: list[int] = []
+    forward = Llama.forward
+
+    def counting(self: Llama, tokens: Array, **options: Any) -> Any:
+        read.append(tokens.size)
+        return forward(self, tokens, **options)
+
+    monkeypatch.setattr(Llama, "forward", counting)
+    found = conversations(who, turns, **plan)
+    kept, read[:] = sum(read), []
+    drawn: list[Answer] = []
+
+    def anew(*given: Any, prompts: Any, **options: Any) -> list[Answer]:
+        del options["prefixes"]
+        said = answers(*given, **options)
+        drawn.extend(said)
+        assert prompts == [answer.prompt for answer in said]
+        return said
+
+    monkeypatch.setattr(rollout, "answers", anew)
+    assert conversations(who, turns, **plan) == found
+    assert kept < sum(read) / 2
+
+    def continued(text: list[int]) -> bool:
+        return any(len(a.prompt) > len(text) and a.prompt[: len(text)] == text for a in drawn)
+
+    assert any(continued(a.prompt) and not continued(a.prompt + a.tokens) for a in drawn)
+
+
+def test_conversations_go_on_together_as_many_as_memory_holds(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    who = chatter()
+    size = Prefix.nbytes(who.model.config, np.dtype(np.float64))
+    turns = [[f"{i}{turn}" for turn in "ab"] for i in range(5)]
+    plan: dict[str, Any] = {"seed": 7, "progress": "asking"}
+    whole = conversations(who, turns, **plan)
+    assert [len(asked) for asked in recorder.asked] == [5, 5] and recorder.seeds == [7, 8]
+    monkeypatch.setattr(rollout, "KEPT", 2 * size)
+    monkeypatch.setattr(rollout, "FEWEST", 1)
+    recorder.__init__()  # type: ignore[misc]
+    assert conversations(who, turns, **plan) == whole
+    assert [len(asked) for asked in recorder.asked] == [1, 1, 2, 2, 2, 2]
+    assert recorder.seeds[:2] == [7, 8] and len(set(recorder.seeds)) == 6
+    assert recorder.named[:3] == [
+        "asking, part 1 of 3, turn 1",
+        "asking, part 1 of 3, turn 2",
+        "asking, part 2 of 3, turn 1",
+    ]
+    monkeypatch.setattr(rollout, "FEWEST", 3)
+    recorder.__init__()  # type: ignore[misc]
+    conversations(who, turns, **plan)
+    assert [len(asked) for asked in recorder.asked] == [2, 2, 3, 3]
 
 
 def test_a_dialogue_that_has_filled_the_context_is_an_error_or_ends() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from minillama.errors import UsageError
@@ -30,6 +31,16 @@ def test_pieces_join_to_the_text(tokenizer: Tokenizer, text: str) -> None:
     assert "".join(pieces) + stream.finish() == tokenizer.decode(ids)
     if "\ufffd" not in text:
         assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_many_tokens_at_once_are_the_same_tokens_one_by_one(tokenizer: Tokenizer) -> None:
+    """Also where their bytes are no text."""
+    for seed in range(20):
+        ids = np.random.default_rng(seed).integers(tokenizer.vocab_size, size=60).tolist()
+        for continues in (False, True):
+            together, apart = (StreamDecoder(tokenizer, continues=continues) for _ in range(2))
+            one_by_one = "".join([apart.feed(token) for token in ids]) + apart.finish()
+            assert together.feed(*ids) + together.finish() == one_by_one
 
 
 def test_a_character_waits_for_its_last_byte(tokenizer: Tokenizer) -> None:
