@@ -394,6 +394,7 @@ app.command(epilog="Example: minillama reject --model runs/mini/sft --reward run
 app.command(epilog="Example: minillama dpo --model runs/mini/sft --data runs/mini/pairs.jsonl --out runs/mini/dpo")(dpo)
 app.command(epilog="Example: minillama distill --model runs/mini/sft --safety runs/mini/safe --out runs/cd")(distill)
 app.command(epilog="Example: minillama ppo --model runs/mini/sft --reward runs/mini/helpful --out runs/mini/ppo")(ppo)
+app.command(epilog="Example: minillama pipeline --preset mini --out runs/mini")(pipeline)
 app.command(epilog="Example: minillama evaluate runs/mini/sft --json sft.json")(evaluate)
 app.command(epilog="Example: minillama plan --preset llama2-70b --gpus 2048")(plan)
 

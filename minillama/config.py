@@ -45,7 +45,8 @@ class LlamaConfig:
     The letters are those used in every shape comment: C = dim, L = n_layers, H = n_heads, K = n_kv_heads,
     D = head_dim, F = ffn_dim, V = vocab_size. n_kv_heads None means H (multi-head attention); 1 is multi-query;
     between is grouped-query. head_dim None means C / H. sliding_window W lets position i see i-W+1 … i. head None is
-    the next-token head; 'score' a single row in its place, as reward and value models have.
+    the next-token head; 'score' a single row in its place, as reward and value models have; 'score+likelihood' a single
+    row beside it (see `alignment.reward_model`).
     """
 
     dim: int
@@ -61,7 +62,7 @@ class LlamaConfig:
     rope_scaling: RopeScaling | None = None
     sliding_window: int | None = None
     tie_embeddings: bool = False
-    head: Literal["score"] | None = None
+    head: Literal["score", "score+likelihood"] | None = None
 
     def __post_init__(self) -> None:
         if self.n_kv_heads is None:
@@ -84,8 +85,8 @@ class LlamaConfig:
             )
         if self.sliding_window is not None and self.sliding_window < 1:
             raise UsageError(f"config sliding_window {self.sliding_window}: expected a positive integer or None")
-        if self.head not in (None, "score"):
-            raise UsageError(f"config head {self.head!r}: expected 'score' or None")
+        if self.head not in (None, "score", "score+likelihood"):
+            raise UsageError(f"config head {self.head!r}: expected 'score', 'score+likelihood' or None")
 
     def param_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of every parameter, under the names of Meta's checkpoints, in the order of the forward pass.
@@ -107,9 +108,11 @@ class LlamaConfig:
                 f"layers.{i}.feed_forward.w2.weight": (C, F),
             }
         shapes["norm.weight"] = (C,)
-        if self.head == "score":
+        if self.head is not None:
             shapes["score.weight"] = (1, C)
-        elif not self.tie_embeddings:
+        if self.head == "score+likelihood":
+            shapes["score.likelihood"] = (1,)
+        if self.head != "score" and not self.tie_embeddings:
             shapes["output.weight"] = (self.vocab_size, C)
         return shapes
 
@@ -117,7 +120,8 @@ class LlamaConfig:
         """How many parameters the model has, without allocating one."""
         C, H, K, D, F, V = self.dim, self.n_heads, self.n_kv_heads, self.head_dim, self.ffn_dim, self.vocab_size
         layer = (H * D * C) * 2 + (K * D * C) * 2 + 3 * F * C + 2 * C
-        head = C if self.head == "score" else 0 if self.tie_embeddings else V * C
+        head = 0 if self.tie_embeddings or self.head == "score" else V * C
+        head += {None: 0, "score": C, "score+likelihood": C + 1}[self.head]
         return V * C + self.n_layers * layer + C + head
 
     def kv_cache_bytes(self, batch: int = 1, length: int | None = None, bytes_per_value: int = 4) -> int:

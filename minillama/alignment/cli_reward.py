@@ -59,6 +59,10 @@ def reward(
         float,
         typer.Option("--held-out", metavar="X", min=0, max=0.9, help="Share of prompts kept apart to measure on."),
     ] = 0.1,
+    likelihood: Annotated[
+        bool,
+        typer.Option("--likelihood", help="Let the likelihood of an answer count too: for models of a few layers."),
+    ] = False,
     template: TemplateOption = None,
     epochs: Annotated[
         int | None, typer.Option("--epochs", metavar="N", min=1, help="Times to read all.", show_default="1")
@@ -116,6 +120,7 @@ def reward(
             lr=lr,
             lora=lora,
             lora_alpha=lora_alpha,
+            likelihood=likelihood,
             margin=margin,
             safety_weight=safety_loss,
             held_out=held_out,

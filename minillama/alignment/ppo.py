@@ -174,7 +174,7 @@ def load_judge(name: str, device: Device, tokenizer: Tokenizer, template: ChatTe
     """
     path = catalog.resolve(name)
     checkpoint = weights.load(path)
-    if checkpoint.config.head != "score":
+    if checkpoint.config.head is None:
         raise MinillamaError(f"{path}: expected a reward model, found a model that writes text")
     if checkpoint.tokenizer is None or checkpoint.tokenizer.sha256 != tokenizer.sha256:
         found = "none" if checkpoint.tokenizer is None else "another"

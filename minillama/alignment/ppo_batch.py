@@ -46,8 +46,8 @@ UNFINISHED = -3.0
 class Scorer(Protocol):
     """What PPO asks of a reward model: see `RewardModel.rewards`."""
 
-    def rewards(self, tokens: Array, last: Array, *, recompute: bool = False) -> tuple[Array, Any]:
-        """The scores (B,) at the tokens `last`, and what a backward pass would need."""
+    def rewards(self, tokens: Array, last: Array, *, first: Array, recompute: bool = False) -> tuple[Array, Any]:
+        """The scores (B,) of answers from `first` to `last`, and what a backward pass would need."""
         ...
 
 
@@ -233,9 +233,11 @@ class Judges:
         def work(worker: int) -> None:
             for piece in rows[worker :: threads.count]:
                 some = take(batch, piece)
+                first = some["mask"].argmax(axis=1) + 1  # place t of the mask is of token t + 1
                 for name, scores in found.items():
+                    judge: Scorer = getattr(self, name)
                     scores[piece] = to_host(
-                        getattr(self, name).rewards(some["tokens"], some["last"], recompute=True)[0]
+                        judge.rewards(some["tokens"], some["last"], first=first, recompute=True)[0]
                     )
 
         threads.each(work)

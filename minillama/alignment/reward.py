@@ -48,7 +48,8 @@ BINS = 5  # of the confidence, from 1/2 to 1
 class EncodedPair:
     """A pair as a model sees it: prompt and answer, up to the token that ends the answer.
 
-    margin: how far apart the scores shall be at least. rating, safe: as `Pair` has them.
+    first: where each answer begins. margin: how far apart the scores shall be at least. rating, safe: as `Pair` has
+    them.
     """
 
     chosen: list[int]
@@ -56,6 +57,7 @@ class EncodedPair:
     margin: float = 0.0
     rating: str | None = None
     safe: tuple[bool, bool] | None = None
+    first: tuple[int, int] = (1, 1)
 
     @property
     def length(self) -> int:
@@ -88,8 +90,11 @@ class Encoded:
         return [f"{count:,} pairs {what}" for what, count in told.items() if count]
 
 
-def encode_answer(prompt: Sequence[Message], answer: str, template: ChatTemplate, tokenizer: Tokenizer) -> list[int]:
-    """Prompt and answer as tokens; the last is the one that ends the answer, where a reward model scores it.
+def encode_answer(
+    prompt: Sequence[Message], answer: str, template: ChatTemplate, tokenizer: Tokenizer
+) -> tuple[list[int], int]:
+    """Prompt and answer as tokens, and the place of the answer's first one; the last is the one that ends the answer,
+    where a reward model scores it.
 
     Raises UsageError for a dialogue that the template cannot hold, MinillamaError where the answer has no tokens.
     """
@@ -98,7 +103,8 @@ def encode_answer(prompt: Sequence[Message], answer: str, template: ChatTemplate
     ends = np.flatnonzero(dialogue.loss_mask)
     if not len(ends):
         raise MinillamaError(f"chat template ({template}): expected the answer in its loss mask, found none")
-    return dialogue.tokens[: ends[-1] + 1]
+    before = np.flatnonzero(~np.asarray(dialogue.loss_mask, bool)[: ends[-1]])
+    return dialogue.tokens[: ends[-1] + 1], int(before[-1]) + 1
 
 
 def encode_pair(
@@ -113,7 +119,8 @@ def encode_pair(
     for start in range(0, len(turns), 2):
         prompt = (*system, *turns[start:])
         answers = [encode_answer(prompt, answer, template, tokenizer) for answer in (pair.chosen, pair.rejected)]
-        encoded = EncodedPair(answers[0], answers[1], m, pair.rating, pair.safe)
+        (chosen, first), (rejected, second) = answers
+        encoded = EncodedPair(chosen, rejected, m, pair.rating, pair.safe, (first, second))
         if encoded.length <= max_length:
             return encoded, start > 0
     return None, False
@@ -167,12 +174,13 @@ def check_margin(margin: str) -> None:
 
 def as_batch(pairs: Sequence[EncodedPair]) -> Batch:
     """Pairs as arrays, chosen before rejected: "tokens" (B, 2, T) padded on the right, "last" (B, 2) the place of the
-    token that ends each answer, "margin" (B,), "safe" and "labelled" (B, 2) bool, what is known of each answer.
+    token that ends each answer, "first" (B, 2) that of its first, "margin" (B,), "safe" and "labelled" (B, 2) bool, what is known of each answer.
     """
     shape = (len(pairs), 2)
     batch: Batch = {
         "tokens": np.zeros((*shape, max(pair.length for pair in pairs)), np.int64),
         "last": np.array([[len(pair.chosen) - 1, len(pair.rejected) - 1] for pair in pairs]),
+        "first": np.array([pair.first for pair in pairs]),
         "margin": np.array([pair.margin for pair in pairs], np.float32),
         "safe": np.zeros(shape, bool),
         "labelled": np.zeros(shape, bool),
@@ -212,7 +220,7 @@ def _scores(model: RewardModel, batch: Batch, recompute: bool) -> tuple[Array, A
     """The scores (B, 2) of chosen and rejected answers, rows cut to the longest of these."""
     last = batch["last"].reshape(-1)  # (B, 2) -> (2B,)
     tokens = batch["tokens"].reshape(len(last), -1)[:, : last.max() + 1]  # (B, 2, T) -> (2B, T)
-    scores, saved = model.rewards(tokens, last, recompute=recompute)
+    scores, saved = model.rewards(tokens, last, first=batch["first"].reshape(-1), recompute=recompute)
     return scores.reshape(-1, 2), saved
 
 
@@ -429,6 +437,7 @@ def job(
     lr: float | None = None,
     lora: int | None = None,
     lora_alpha: float | None = None,
+    likelihood: bool = False,
     seed: int = 0,
     device: Device = "cpu",
     **how: Any,
@@ -436,12 +445,14 @@ def job(
     """The job of making a reward model of the one called `model`; None stands for what it has, or what `recipe` says.
 
     template: the name of a built-in one. lora: the rank of adapters, which are trained with the head, None to train all
-    weights; lora_alpha: None for twice that. how: fields of `Job`. Raises UsageError, and MinillamaError where the
-    model cannot be loaded.
+    weights; lora_alpha: None for twice that. likelihood: see `reward_model`. how: fields of `Job`. Raises UsageError,
+    and MinillamaError where the model cannot be loaded.
     """
+    if likelihood and lora is not None:
+        raise UsageError("reward: expected either LoRA or the likelihood, found both")
     check_margin(how.get("margin", NO_MARGIN))
     llama, tokenizer, own = load_initial(model, device)
-    reward_model = RewardModel.from_llama(llama, seed)
+    reward_model = RewardModel.from_llama(llama, seed, likelihood)
     if lora is not None:
         alpha = 2 * lora if lora_alpha is None else lora_alpha
         config = LoraConfig(rank=lora, alpha=alpha, also=(SCORE,))

@@ -3,6 +3,14 @@ every token does.
 
 The next-token head is removed (Llama 2, section 3.2.2). In its place stands a single row, `score.weight` (1, C),
 without a bias. On disk it is what transformers calls LlamaForSequenceClassification, with one label.
+
+With the head 'score+likelihood' the next-token head stays, and the mean log-probability of the answer's tokens counts
+too, with a weight that is learned:
+
+    r = w · h_T + a · 1/n Σ log p(x_t | x_<t)        over the n tokens of the answer
+
+A large model knows at the end of a text how likely it was. In four layers there is no room to find that out: what comes
+next is only known at the top, where no attention follows that could gather it.
 """
 
 from __future__ import annotations
@@ -16,27 +24,34 @@ import numpy as np
 
 from minillama import layers
 from minillama.backend import Array, Device, get_array_module, resolve_device, to_device
-from minillama.errors import MinillamaError
+from minillama.errors import MinillamaError, UsageError
 from minillama.lora import LoraLlama
 from minillama.model import Llama
-from minillama.params import Params, views
+from minillama.params import Params, accumulate, views
 
-SCORE = "score.weight"
+SCORE, LIKELIHOOD = "score.weight", "score.likelihood"
+LIKELIHOOD_WEIGHT = 2.0  # a at the beginning: answers that are half as likely a token score 1.4 less
 
 
 class RewardModel(Llama):
     """Scores texts. Its parameters are those of a Llama of the same config with the head 'score'."""
 
     @classmethod
-    def from_llama(cls, llama: Llama, seed: int = 0) -> RewardModel:
+    def from_llama(cls, llama: Llama, seed: int = 0, likelihood: bool = False) -> RewardModel:
         """A copy of `llama` with a fresh head, N(0, 1/(C + 1)), so its deviation is 1/√(C + 1) (lm-human-preferences);
         the copy of one that is a reward model keeps its head.
+
+        likelihood: whether the likelihood of answers counts too.
         """
-        config = replace(llama.config, head="score")
+        kept = llama.config.head == "score+likelihood"
+        config = replace(llama.config, head="score+likelihood" if likelihood or kept else "score")
         shapes, xp = config.param_shapes(), llama.xp
         params = views(xp.empty(sum(map(math.prod, shapes.values())), llama.dtype), shapes)
         for name, p in params.items():
-            p[...] = llama.params[name] if name in llama.params else xp.asarray(_fresh(config.dim, seed))
+            if name in llama.params:
+                p[...] = llama.params[name]
+            else:
+                p[...] = LIKELIHOOD_WEIGHT if name == LIKELIHOOD else xp.asarray(_fresh(config.dim, seed))
         return cls(config, params)
 
     @classmethod
@@ -47,7 +62,7 @@ class RewardModel(Llama):
         device = resolve_device(device)
         path = catalog.resolve(source)
         checkpoint = weights.load(path, dtype=dtype)
-        if checkpoint.config.head != "score":
+        if checkpoint.config.head is None:
             raise MinillamaError(f"{path}: expected a reward model, found a model that writes text")
         return cls(checkpoint.config, {name: to_device(x, device) for name, x in checkpoint.params.items()})
 
@@ -77,27 +92,78 @@ class RewardModel(Llama):
         return grads
 
     def rewards(
-        self, tokens: Array, last: Array, *, mask: Array | None = None, recompute: bool = False
+        self,
+        tokens: Array,
+        last: Array,
+        *,
+        first: Array | None = None,
+        mask: Array | None = None,
+        recompute: bool = False,
     ) -> tuple[Array, Any]:
-        """r[b] = v[b, last[b]]: the score at the last real token, the end token of the answer.
+        """r[b]: the score at the last real token, the end token of the answer, v[b, last[b]].
 
-        tokens: (B, T) integers; after `last` they may be anything, for nothing sees them. last: (B,) integers. mask:
-        (B, T) bool, false at padding on the left; None for none. Returns r (B,) and what `rewards_backward` needs.
+        tokens: (B, T) integers; after `last` they may be anything, for nothing sees them. last: (B,) integers. first:
+        (B,) integers, the place of the answer's first token, at least 1; only asked for by the head
+        'score+likelihood', which adds a · ℓ[b]. mask: (B, T) bool, false at padding on the left; None for none.
+        Returns r (B,) and what `rewards_backward` needs. Raises UsageError where `first` is missing.
         """
         xp = get_array_module(tokens)
-        real = xp.arange(tokens.shape[1]) <= xp.asarray(last)[:, None]  # (T,) <= (B, 1) -> (B, T)
+        places = xp.arange(tokens.shape[1])
+        real = places <= xp.asarray(last)[:, None]  # (T,) <= (B, 1) -> (B, T)
         if mask is not None:
             real &= xp.asarray(mask)
-        v, saved = self.values(xp.where(real, tokens, 0), mask=mask, recompute=recompute)
-        at = self.xp.arange(len(v)), self.xp.asarray(last)
-        return v[at], (saved, at, v.shape)
+        tokens = xp.where(real, tokens, 0)
+        hidden, saved = self.forward(tokens, mask=mask, recompute=recompute)
+        at = self.xp.arange(len(hidden)), self.xp.asarray(last)
+        ends = hidden[at]  # (B, T, C) -> (B, C)
+        v, saved_head = layers.linear(ends, self.params[SCORE])  # (B, C) -> (B, 1)
+        r, saved_likelihood = v[:, 0], None
+        if self.config.head == "score+likelihood":
+            if first is None:
+                raise UsageError("a reward model with likelihood: expected where the answers begin, found nothing")
+            answer = real & (places >= xp.asarray(first)[:, None])
+            likelihood, saved_likelihood = self._likelihood(hidden, tokens, answer)
+            r = r + self.params[LIKELIHOOD] * likelihood
+        return r, (saved, saved_head, at, hidden.shape, saved_likelihood)
 
     def rewards_backward(self, drewards: Array, saved: tuple) -> Params:
         """Gradient of every parameter, given that of `rewards` (B,)."""
-        saved_values, at, shape = saved
-        dvalues = self.xp.zeros(shape, drewards.dtype)
-        dvalues[at] = drewards
-        return self.values_backward(dvalues, saved_values)
+        saved_forward, saved_head, at, shape, saved_likelihood = saved
+        dhidden = self.xp.zeros(shape, drewards.dtype)
+        dhidden[at], dweight = layers.linear_backward(drewards[:, None], saved_head)  # (B, 1) -> (B, C)
+        head_grads: Params = {SCORE: dweight}
+        if saved_likelihood is not None:
+            likelihood = saved_likelihood[0]
+            head_grads[LIKELIHOOD] = (drewards * likelihood).sum(keepdims=True)
+            dlikelihood, grads = self._likelihood_backward(drewards * self.params[LIKELIHOOD], saved_likelihood, shape)
+            dhidden += dlikelihood
+            head_grads |= grads
+        return accumulate(self.backward(dhidden, saved_forward), head_grads)
+
+    def _likelihood(self, hidden: Array, tokens: Array, answer: Array) -> tuple[Array, tuple]:
+        """ℓ (B,), the mean log-probability of the tokens (B, T) where `answer` (B, T) is true, and what its backward
+        pass needs.
+        """
+        xp = self.xp
+        rows, places = (xp.asarray(x) for x in answer.nonzero())  # N tokens
+        before = rows, places - 1
+        predicted = hidden[before]  # (B, T, C) -> (N, C)
+        targets = xp.asarray(tokens)[rows, places]
+        logprobs, saved_logprobs = layers.token_logprobs(self.logits(predicted), targets)
+        counts = xp.bincount(rows, minlength=len(hidden))
+        sums = xp.zeros(len(hidden), hidden.dtype)
+        xp.add.at(sums, rows, logprobs)
+        return sums / counts, (sums / counts, saved_logprobs, predicted, before, counts)
+
+    def _likelihood_backward(self, dlikelihood: Array, saved: tuple, shape: tuple) -> tuple[Array, Params]:
+        """dhidden (B, T, C), and the gradient of the next-token head, given that of `_likelihood` (B,)."""
+        _, saved_logprobs, predicted, before, counts = saved
+        dlogprobs = (dlikelihood / counts.astype(dlikelihood.dtype))[before[0]]  # (B,) -> (N,)
+        dlogits = layers.token_logprobs_backward(dlogprobs, saved_logprobs, overwrite=True)
+        dpredicted, grads = self.logits_backward(dlogits, predicted)
+        dhidden = self.xp.zeros(shape, dlikelihood.dtype)
+        dhidden[before] = dpredicted  # every place once
+        return dhidden, grads
 
 
 class LoraRewardModel(LoraLlama, RewardModel):  # type: ignore[misc]  # either's `load` returns the class it is of

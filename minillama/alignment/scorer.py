@@ -54,7 +54,7 @@ class Scorer:
         """
         path = catalog.resolve(source)
         checkpoint = weights.load(path)
-        if checkpoint.config.head != "score":
+        if checkpoint.config.head is None:
             raise MinillamaError(f"{path}: expected a reward model, found a model that writes text")
         if checkpoint.tokenizer is None:
             raise MinillamaError(f"{path}: expected a tokenizer with the weights, found none")
@@ -77,9 +77,10 @@ class Scorer:
             raise UsageError(f"{len(prompts)} prompts and {len(answers)} answers: expected one for each")
         found = np.full(len(answers), LOWEST, self.model.dtype)
         texts: dict[int, list[int]] = {}
+        begins = np.zeros(len(answers), np.int64)
         for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            if answer.strip() and (tokens := self._encode(prompt, answer)) is not None:
-                texts[i] = tokens
+            if answer.strip() and (encoded := self._encode(prompt, answer)) is not None:
+                texts[i], begins[i] = encoded
         pieces = _pieces({i: len(tokens) for i, tokens in texts.items()})
         threads = Threads(self.threads if self.model.xp is np else 1)
 
@@ -89,23 +90,24 @@ class Scorer:
                 tokens = np.zeros((len(piece), last.max() + 1), np.int64)
                 for row, i in enumerate(piece):
                     tokens[row, : len(texts[i])] = texts[i]
-                found[piece] = to_host(self.model.rewards(tokens, last, recompute=True)[0])  # keeps the least
+                scores, _ = self.model.rewards(tokens, last, first=begins[piece], recompute=True)  # keeps the least
+                found[piece] = to_host(scores)
 
         threads.each(work)
         return found
 
-    def _encode(self, prompt: Sequence[Message], answer: str) -> list[int] | None:
-        """Prompt and answer in tokens; None where the template cannot hold the answer."""
+    def _encode(self, prompt: Sequence[Message], answer: str) -> tuple[list[int], int] | None:
+        """Prompt and answer in tokens, and where the answer begins; None where the template cannot hold the answer."""
         system = list(prompt[:1]) if prompt[0]["role"] == "system" else []
         turns = prompt[len(system) :]
         context = self.model.config.max_seq_len
         for start in range(0, len(turns), 2):
             try:
-                tokens = encode_answer([*system, *turns[start:]], answer, self.template, self.tokenizer)
+                tokens, first = encode_answer([*system, *turns[start:]], answer, self.template, self.tokenizer)
             except UsageError:
                 return None
             if len(tokens) <= context:
-                return tokens
+                return tokens, first
         raise MinillamaError(f"an answer of {len(tokens)} tokens with its prompt: expected at most {context}")
 
 

@@ -55,7 +55,7 @@ SCALES = {
         iterations=60,
         judged=300,
         ppo=("--lr", "2e-4", "--max-new-tokens", "96"),
-        reward=("--lr", "1e-3"),
+        reward=("--likelihood", "--batch-size", "16"),
     ),
     "small": Scale(
         20_000, 1_000, 6_000, helpful=2_000, safety=1_200, first=2, asked=2_000, samples=16, iterations=200, judged=500

@@ -43,10 +43,16 @@ _OTHER_NAMES = {
     "norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
     "score.weight": "score.weight",
+    "score.likelihood": "score.likelihood",
 }
 SHARD_BYTES = 4 << 30  # a larger model is saved in several files
 _FAMILIES = {"llama": "Llama", "mistral": "Mistral"}
-_HEADS: dict[str | None, str] = {None: "ForCausalLM", "score": "ForSequenceClassification"}
+_HEADS: dict[str | None, str] = {
+    None: "ForCausalLM",
+    "score": "ForSequenceClassification",
+    "score+likelihood": "ForSequenceClassification",  # transformers would leave the likelihood out
+}
+_LIKELIHOOD = "score_likelihood"  # in a config: that the answer's likelihood counts too; a key of ours
 
 
 def hf_name(name: str) -> str:
@@ -136,13 +142,14 @@ def config_from_json(source: Path, settings: dict[str, Any]) -> LlamaConfig:
 
 
 def _head_from_json(source: Path, settings: dict[str, Any]) -> str | None:
-    """'score' for a sequence classifier, which must have a single label: a reward model."""
+    """'score' for a sequence classifier, which must have a single label: a reward model; our own may count likelihood.
+    """
     if _HEADS["score"] not in str(settings.get("architectures")):
         return None
     labels = settings.get("id2label") or {"0": "", "1": ""}  # what transformers assumes
     if not isinstance(labels, dict) or len(labels) != 1:
         raise MinillamaError(f"{source}: expected a classifier of 1 label, a score, found id2label {labels!r}")
-    return "score"
+    return "score+likelihood" if settings.get(_LIKELIHOOD) is True else "score"
 
 
 def _rope_from_json(source: Path, settings: dict[str, Any]) -> tuple[float, RopeScaling | None]:
@@ -304,6 +311,7 @@ def config_to_json(checkpoint: Checkpoint, dtype: np.dtype) -> dict[str, Any]:
         "eos_token_id": None if tokenizer is None else tokenizer.eos_id,
         "torch_dtype": dtype.name,
         **({} if config.head is None else _classifier(checkpoint.tokenizer)),
+        **({_LIKELIHOOD: True} if config.head == "score+likelihood" else {}),
     }
 
 

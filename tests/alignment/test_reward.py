@@ -17,7 +17,7 @@ from minillama import weights
 from minillama.alignment import reward
 from minillama.alignment.preferences import RATINGS, Pair, Preferences
 from minillama.alignment.reward import EncodedPair, RewardTraining, as_batch, preference_loss
-from minillama.alignment.reward_model import SCORE, LoraRewardModel, RewardModel
+from minillama.alignment.reward_model import LIKELIHOOD, SCORE, LoraRewardModel, RewardModel
 from minillama.chat import builtin
 from minillama.config import LlamaConfig
 from minillama.errors import MinillamaError, UsageError
@@ -30,6 +30,7 @@ from minillama.training.distributed import SingleProcess
 from minillama.training.loop import Options, train
 from minillama.training.run_folder import RunFolder
 from minillama.training.workers import Workers
+from minillama.weights import Checkpoint
 from tests.conftest import Arrays
 from tests.weights.support import tiny_tokenizer
 
@@ -149,6 +150,78 @@ def test_gradients_of_the_scores() -> None:
     _check_gradients(model, lambda m: m.rewards(tokens, last), lambda m, d, saved: m.rewards_backward(d, saved))
 
 
+def with_likelihood(dtype: Any = np.float64, tied: bool = True) -> RewardModel:
+    """The same with the likelihood of answers, of another weight than at the beginning."""
+    llama = Llama.init(replace(TINY, tie_embeddings=tied), seed=1, dtype=np.float64)
+    params = {n: p * 10 if p.ndim > 1 else p for n, p in llama.params.items()}
+    model = RewardModel.from_llama(Llama(llama.config, params), seed=2, likelihood=True)
+    model.params[LIKELIHOOD][...] = 0.7
+    return RewardModel(model.config, {name: p.astype(dtype) for name, p in model.params.items()})
+
+
+FIRST = np.array([2, 1, 8, 1])  # where the answers begin, in texts of 6, 3, 9 and 4 tokens
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_likelihood_is_the_mean_over_the_answer_alone(tied: bool) -> None:
+    """Against one text after the other, token by token; whatever stands in the padding."""
+    model = with_likelihood(tied=tied)
+    rows = texts(6, 3, 9, 4)
+    plain = RewardModel(replace(model.config, head="score"), {n: model.params[n] for n in plain_names(model)})
+    writer = Llama(replace(model.config, head=None), {n: p for n, p in model.params.items() if "score" not in n})
+    for pad in (0, -5):
+        tokens, last = right_padded(rows, 11, pad)
+        found, _ = model.rewards(tokens, last, first=FIRST)
+        for i, (row, first) in enumerate(zip(rows, FIRST, strict=True)):
+            logits = writer.logits(writer.forward(np.array([row]))[0])[0]  # (T, V)
+            logprobs = [
+                logits[t - 1, row[t]] - np.log(np.exp(logits[t - 1] - logits[t - 1].max()).sum()) - logits[t - 1].max()
+                for t in range(first, len(row))
+            ]
+            score = plain.rewards(np.array([row]), np.array([len(row) - 1]))[0][0]
+            assert found[i] == pytest.approx(score + 0.7 * np.mean(logprobs), rel=1e-9, abs=1e-9)
+
+
+def plain_names(model: RewardModel) -> list[str]:
+    return list(replace(model.config, head="score").param_shapes())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_gradients_with_likelihood(tied: bool) -> None:
+    """Rung 2, through both: the score and the next-token head."""
+    model = with_likelihood(tied=tied)
+    tokens, last = right_padded(texts(6, 3, 9, 4), 9)
+    _check_gradients(
+        model, lambda m: m.rewards(tokens, last, first=FIRST), lambda m, d, saved: m.rewards_backward(d, saved)
+    )
+
+
+def test_a_bug_in_the_likelihood_is_noticed() -> None:
+    """Rung 4: the sum in the place of the mean, on the way back."""
+    model = with_likelihood()
+    tokens, last = right_padded(texts(6, 3, 9, 4), 9)
+
+    def wrong(m: RewardModel, d: np.ndarray, saved: Any) -> Params:
+        *rest, (likelihood, logprobs, predicted, before, counts) = saved
+        return m.rewards_backward(d, (*rest, (likelihood, logprobs, predicted, before, np.ones_like(counts))))
+
+    with pytest.raises(AssertionError, match="central differences"):
+        _check_gradients(model, lambda m: m.rewards(tokens, last, first=FIRST), wrong)
+
+
+def test_a_model_with_likelihood_keeps_it(tmp_path: Path) -> None:
+    """As a copy, and on disk; and it must be told where answers begin."""
+    model = with_likelihood(np.float32)
+    tokens, last = right_padded(texts(6, 3, 9, 4), 9)
+    expected, _ = model.rewards(tokens, last, first=FIRST)
+    weights.save(Checkpoint(model.config, model.params), tmp_path / "model")
+    for again in (RewardModel.from_llama(model), RewardModel.load(tmp_path / "model")):
+        assert again.config == model.config
+        np.testing.assert_allclose(again.rewards(tokens, last, first=FIRST)[0], expected, rtol=1e-6)
+    with pytest.raises(UsageError, match="where the answers begin"):
+        model.rewards(tokens, last)
+
+
 def test_gradients_of_the_values() -> None:
     """As a value model: every token's number counts, those of padding on the left do not."""
     model = lively()
@@ -171,8 +244,8 @@ def test_a_planted_bug_is_noticed() -> None:
     tokens, last = right_padded(ROWS[:3], 9)
 
     def wrong(m: RewardModel, d: np.ndarray, saved: Any) -> Params:
-        values, at, shape = saved
-        return m.rewards_backward(d, (values, (at[0], at[1] - 1), shape))
+        forward, head, at, shape, likelihood = saved
+        return m.rewards_backward(d, (forward, head, (at[0], at[1] - 1), shape, likelihood))
 
     with pytest.raises(AssertionError, match="central differences"):
         _check_gradients(model, lambda m: m.rewards(tokens, last), wrong)
@@ -433,7 +506,8 @@ def test_a_score_is_read_at_the_end_token() -> None:
         assert tokens[-1] == TOKENIZER.eos_id
         assert TOKENIZER.decode(tokens[:-1]).endswith(f"[/INST] {answer} ")
     for name in ("llama2", "chatml"):
-        tokens = reward.encode_answer(pair("a").prompt, "yes", builtin(name), TOKENIZER)
+        tokens, first = reward.encode_answer(pair("a").prompt, "yes", builtin(name), TOKENIZER)
+        assert TOKENIZER.decode(tokens[first:]).strip().startswith("yes")
         assert "yes" in TOKENIZER.decode(tokens)
         assert TOKENIZER.decode(tokens).split("yes")[-1].strip() in ("", "<|im_end|>")
 

@@ -36,7 +36,7 @@ def test_many_at_once_score_as_one_by_one(threads: int, tokens: int, monkeypatch
     model = lively()
     expected = []
     for messages, answer in zip(PROMPTS, ANSWERS, strict=True):
-        text = np.array([encode_answer(messages, answer, TEMPLATE, TOKENIZER)])
+        text = np.array([encode_answer(messages, answer, TEMPLATE, TOKENIZER)[0]])
         expected.append(model.values(text)[0][0, -1])
     assert np.ptp(expected) > 0.1
     found = Scorer(model, TOKENIZER, TEMPLATE, threads).scores(PROMPTS, ANSWERS)
@@ -57,7 +57,7 @@ def test_long_dialogues_lose_their_first_turns() -> None:
     """A system message stays; a last turn that is too long alone is an error."""
     system = {"role": "system", "content": "be kind"}
     said = [{"role": ("user", "assistant")[i % 2], "content": f"{i}" * 20} for i in range(5)]
-    whole = len(encode_answer([system, *said], "yes", TEMPLATE, TOKENIZER))
+    whole = len(encode_answer([system, *said], "yes", TEMPLATE, TOKENIZER)[0])
     scorer = Scorer(lively(max_seq_len=whole - 1), TOKENIZER, TEMPLATE)
     shorter = Scorer(lively(), TOKENIZER, TEMPLATE).scores([[system, *said[2:]]], ["yes"])
     np.testing.assert_allclose(scorer.scores([[system, *said]], ["yes"]), shorter, rtol=1e-5)
@@ -104,7 +104,7 @@ def test_from_a_folder(tmp_path: Path) -> None:
     scorer = Scorer.load(reward_model(tmp_path / "rm"), threads=1)
     assert scorer.template.source == TEMPLATE.source
     model = RewardModel.load(tmp_path / "rm")
-    expected = model.values(np.array([encode_answer(PROMPTS[0], "yes", TEMPLATE, TOKENIZER)]))[0][0, -1]
+    expected = model.values(np.array([encode_answer(PROMPTS[0], "yes", TEMPLATE, TOKENIZER)[0]]))[0][0, -1]
     np.testing.assert_allclose(scorer.scores(PROMPTS[:1], ["yes"]), expected, rtol=1e-4)
     assert Scorer.load(tmp_path / "rm", template="chatml").template.source == builtin("chatml").source
     assert scorer.identity() == Scorer.load(tmp_path / "rm").identity()

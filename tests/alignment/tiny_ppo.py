@@ -43,7 +43,7 @@ RECIPE = Recipe(
 class Favourite:
     """A stub of a reward model: the share of the answer's tokens that are FAVOURITE, of a text of any prompt."""
 
-    def rewards(self, tokens: Any, last: Any, *, recompute: bool = False) -> tuple[Any, None]:  # noqa: ARG002
+    def rewards(self, tokens: Any, last: Any, *, first: Any = None, recompute: bool = False) -> tuple[Any, None]:  # noqa: ARG002
         inside = np.arange(tokens.shape[1]) <= np.asarray(last)[:, None]  # (T,) <= (B, 1) -> (B, T)
         return 4 * ((tokens == FAVOURITE) & inside).sum(axis=1) / (np.asarray(last) + 1) - 1.0, None
 
