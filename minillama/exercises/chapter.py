@@ -39,6 +39,7 @@ CHAPTERS = (
     "ch18_rejection_sampling",
     "ch19_ppo",
     "ch20_rounds",
+    "ch21_safety",
 )
 
 
