@@ -161,7 +161,7 @@ def models(
         policy, reference = llama, Llama(llama.config, {name: p.copy() for name, p in llama.params.items()})
         of_values = RewardModel.from_llama(value)
     else:
-        policy, reference = LoraLlama.wrap(llama, lora, seed=seed, base=base), llama  # type: ignore[assignment]
+        policy, reference = LoraLlama.wrap(llama, lora, seed=seed, base=base), llama
         of_values = LoraRewardModel.wrap(value, replace(lora, also=(SCORE,)), seed=seed)  # type: ignore[assignment]
     of_values.params[SCORE][...] = 0
     return Models(policy, reference, of_values, judges)

@@ -236,9 +236,7 @@ class Judges:
                 first = some["mask"].argmax(axis=1) + 1  # place t of the mask is of token t + 1
                 for name, scores in found.items():
                     judge: Scorer = getattr(self, name)
-                    scores[piece] = to_host(
-                        judge.rewards(some["tokens"], some["last"], first=first, recompute=True)[0]
-                    )
+                    scores[piece] = to_host(judge.rewards(some["tokens"], some["last"], first=first, recompute=True)[0])
 
         threads.each(work)
         return found

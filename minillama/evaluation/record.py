@@ -1,4 +1,4 @@
-"""All that is measured of a chat model, with every answer, as a file: so two models can be compared answer by answer."""
+"""All that is measured of a chat model, with every answer, as a file: two can be compared answer by answer."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Evaluation:
 
     def save(self, path: Path) -> None:
         """As JSON. Raises MinillamaError."""
-        content = {**vars(self), "measures": {name: list(x) for name, x in self.measures.items()}}
+        content = {**vars(self), "measures": {name: x._asdict() for name, x in self.measures.items()}}
         write_bytes(path, (json.dumps(content, ensure_ascii=False) + "\n").encode())
 
     @classmethod
@@ -56,8 +56,8 @@ class Evaluation:
         """Raises MinillamaError where the file is something else."""
         content = read_json(path)
         try:
-            found = cls(**content)
-            found.measures = {name: Estimate(*x) for name, x in found.measures.items()}
+            measures = {name: Estimate(**x) for name, x in content.pop("measures", {}).items()}
+            found = cls(**content, measures=measures)
         except (TypeError, AttributeError):
             raise MinillamaError(f"{path}: expected what `minillama evaluate --json` writes") from None
         return found

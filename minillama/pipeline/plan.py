@@ -109,6 +109,7 @@ OBEDIENT = ("sft", "gatt", "v5/ppo")  # whose memory of an instruction is measur
 def one_round(number: int, newest: Made, older: Made, n: Scale, seed: int) -> list[Stage]:
     """Round V `number`: fresh preferences, both reward models, rejection sampling."""
     here, before = f"v{number}", f"v{number - 1}"
+    first: dict[str, Made] = {name: newest if number == 1 else Made(f"{before}/{name}") for name in ("reward", "safety")}
     drawn = ("--seed", str(10 * seed + number))  # other prompts each round
     times = n.first if number == 1 else 1
     found = [
@@ -126,15 +127,15 @@ def one_round(number: int, newest: Made, older: Made, n: Scale, seed: int) -> li
         Stage(
             f"{here}/reward",
             (
-                *("reward", "--model", newest if number == 1 else Made(f"{before}/reward")),
-                *("--data", pairs["helpfulness"], "--margin", "small", *n.reward, *drawn),
+                *("reward", "--model", first["reward"], "--data", pairs["helpfulness"]),
+                *("--margin", "small", *n.reward, *drawn),
             ),
         ),
         Stage(
             f"{here}/safety",
             (
-                *("reward", "--model", newest if number == 1 else Made(f"{before}/safety")),
-                *("--data", pairs["safety"], "--safety-loss", "1", *n.reward, *drawn),
+                *("reward", "--model", first["safety"], "--data", pairs["safety"]),
+                *("--safety-loss", "1", *n.reward, *drawn),
             ),
         ),
     ]

@@ -51,8 +51,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     asked: dict[str, Any] = {}
 
     class Found:
-        def __init__(self, kind: str) -> None:
-            self.kind = kind
+        def __init__(self, kind: str, conversations: list[Any]) -> None:
+            self.kind, self.answers = kind, ["Three short words."] * len(conversations)
+            self.verdicts = miniature.verdicts(conversations, self.answers).verdicts
 
         def helpfulness(self) -> Estimate:
             assert self.kind == "helpful"
@@ -63,7 +64,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     def judged(_: Any, conversations: list[Any], *, seed: int, progress: str) -> Found:
         asked[progress] = (conversations, seed)
-        return Found(progress)
+        return Found(progress, conversations)
 
     def obedience(_: Any, count: int, turns: int, *, seed: int, progress: str) -> miniature.Obedience:
         asked[progress] = (count, turns, seed)
@@ -81,7 +82,8 @@ def test_the_table(chat_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 0, result.stderr
     rows = [line.split("  ")[0].strip() for line in result.stdout.splitlines()]
     turns = [f"obedience, turn {turn}" for turn in (1, 5, 10, 20)]
-    assert [row for row in rows if row][-7:] == ["helpfulness", "violations", "false refusals", *turns]
+    assert [row for row in rows if row][-8:] == ["helpfulness", "violations", "false refusals", "words", *turns]
+    assert "3.000  3.000 to 3.000  of an answer" in dict(zip(rows, result.stdout.splitlines(), strict=True))["words"]
     lines = dict(zip(rows, result.stdout.splitlines(), strict=True))
     assert "0.500  0.250 to 0.750  of harmless requests" in lines["helpfulness"]
     violations, refusals = share(1, 4), share(2, 4)
@@ -101,7 +103,7 @@ def test_the_table_fits_80_columns(chat_model: Path, monkeypatch: pytest.MonkeyP
     assert "of an instruction given in turn 1" in result.stdout and "…" not in result.stdout
 
 
-@pytest.mark.parametrize(("turns", "shown"), [(1, [1]), (4, [1, 4]), (5, [1, 5]), (12, [1, 5, 10, 12])])
+@pytest.mark.parametrize(("turns", "shown"), [(0, []), (1, [1]), (4, [1, 4]), (5, [1, 5]), (12, [1, 5, 10, 12])])
 def test_fewer_turns(chat_model: Path, monkeypatch: pytest.MonkeyPatch, turns: int, shown: list[int]) -> None:
     scripted(monkeypatch)
     result = run(chat_model, "--count", 4, "--turns", turns)
@@ -131,7 +133,7 @@ def test_a_tiny_chat_model_from_end_to_end(chat_model: Path, tmp_path: Path) -> 
     for turn in (1, 2):
         measure = found["measures"][f"obedience, turn {turn}"]
         assert measure == obeyed[turn - 1]._asdict()
-        assert f"{measure['mean']:.3f}  {measure['low']:.3f} to {measure['high']:.3f}" in result.stdout
+        assert f"{measure['mean']:.3f} {measure['low']:.3f} to {measure['high']:.3f}" in " ".join(result.stdout.split())
     again = run(chat_model, *HOW, "--turns", 2, "--seed", 1)
     assert again.stdout == result.stdout
 
@@ -172,7 +174,7 @@ def test_a_context_too_small_for_the_requests(tmp_path: Path) -> None:
     ("more", "code", "message"),
     [
         (("--count", 1), 2, "--count"),
-        (("--turns", 0), 2, "--turns"),
+        (("--turns", -1), 2, "--turns"),
         (("--seed", -1), 2, "--seed"),
         (("--device", "tpu"), 2, "tpu"),
         (("--json", "no/where/e.json"), 2, "no/where/e.json: expected a file in a folder that is there"),
