@@ -40,6 +40,7 @@ CHAPTERS = (
     "ch19_ppo",
     "ch20_rounds",
     "ch21_safety",
+    "ch22_measuring",
 )
 
 
