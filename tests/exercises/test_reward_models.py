@@ -11,7 +11,7 @@ from minillama.exercises.chapter import load_chapter
 from minillama.exercises.examine import examine
 from minillama.exercises.swap import swapped
 from minillama.exercises.worker import load_file
-from tests.alignment.test_reward import PAIRS, lively
+from tests.alignment.test_reward import PAIRS, lively, with_likelihood
 
 CHAPTER = load_chapter("ch17")
 
@@ -22,8 +22,9 @@ def learned(model):
     return loss, grads, measure(score_pairs(model, PAIRS), PAIRS, 0.5)
 
 
-def test_a_learner_s_losses_train_the_model(solved):
-    model = lively()
+@pytest.mark.parametrize("made", [lively, with_likelihood])
+def test_a_learner_s_losses_train_the_model(made, solved):
+    model = made()
     loss, grads, measures = learned(model)
     before = ranking.ranking_loss, reward.safety_loss_backward, reward._calibration, RewardModel.rewards
     with swapped(solved, [CHAPTER]) as (yours, unwritten):

@@ -10,10 +10,10 @@ import numpy as np
 from minillama import layers
 from minillama.alignment import ranking, reward
 from minillama.alignment.ranking import sigmoid
-from minillama.alignment.reward_model import RewardModel
+from minillama.alignment.reward_model import LIKELIHOOD, SCORE, RewardModel
 from minillama.backend import Array
 from minillama.exercises.chapter import Case, Chapter, Functions
-from minillama.params import Params
+from minillama.params import Params, accumulate
 
 chapter = Chapter(
     "ch17_reward_models",
@@ -92,15 +92,28 @@ def as_rewards(function: Callable[[Array, Array], tuple[Array, Any]]) -> Callabl
     """`RewardModel.rewards`, which takes its scores out of all values by a learner's `rewards`."""
 
     def of_model(
-        model: RewardModel, tokens: Array, last: Array, *, mask: Array | None = None, recompute: bool = False
+        model: RewardModel,
+        tokens: Array,
+        last: Array,
+        *,
+        first: Array | None = None,
+        mask: Array | None = None,
+        recompute: bool = False,
     ) -> tuple[Array, Any]:
-        last = np.asarray(last)
-        real = np.arange(tokens.shape[1]) <= last[:, None]  # (T,) <= (B, 1) -> (B, T)
+        last, places = np.asarray(last), np.arange(tokens.shape[1])
+        real = places <= last[:, None]  # (T,) <= (B, 1) -> (B, T)
         if mask is not None:
             real &= mask
-        values, saved_values = model.values(np.where(real, tokens, 0), mask=mask, recompute=recompute)
-        scores, saved = function(values, last)
-        return scores, (saved_values, saved)
+        tokens = np.where(real, tokens, 0)
+        hidden, saved_forward = model.forward(tokens, mask=mask, recompute=recompute)
+        values, saved_head = layers.linear(hidden, model.params[SCORE])  # (B, T, C) -> (B, T, 1)
+        scores, saved = function(values[..., 0], last)
+        saved_likelihood = None
+        if model.config.head == "score+likelihood":
+            answer = real & (places >= np.asarray(first)[:, None])
+            likelihood, saved_likelihood = model._likelihood(hidden, tokens, answer)
+            scores = scores + model.params[LIKELIHOOD] * likelihood
+        return scores, (saved_forward, saved_head, hidden.shape, saved, saved_likelihood)
 
     return of_model
 
@@ -109,8 +122,16 @@ def as_rewards_backward(function: Callable[[Array, Any], Array]) -> Callable[...
     """`RewardModel.rewards_backward` by a learner's."""
 
     def of_model(model: RewardModel, drewards: Array, saved: tuple) -> Params:
-        saved_values, own = saved
-        return model.values_backward(function(drewards, own), saved_values)
+        saved_forward, saved_head, shape, own, saved_likelihood = saved
+        dhidden, dweight = layers.linear_backward(function(drewards, own)[..., None], saved_head)
+        head_grads: Params = {SCORE: dweight}
+        if saved_likelihood is not None:
+            head_grads[LIKELIHOOD] = (drewards * saved_likelihood[0]).sum(keepdims=True)
+            of_likelihood = drewards * model.params[LIKELIHOOD]
+            dlikelihood, grads = model._likelihood_backward(of_likelihood, saved_likelihood, shape)
+            dhidden += dlikelihood
+            head_grads |= grads
+        return accumulate(model.backward(dhidden, saved_forward), head_grads)
 
     return of_model
 

@@ -679,8 +679,8 @@ chapter.edit(
 chapter.edit(
     "keys",
     "every stage depends on all before it: what does not read a stage need not be made again.",
-    "json.dumps([stage.name, *said])",
-    "json.dumps([stage.name, *said, list(found.values())])",
+    "json.dumps([stage.name, *said",
+    "json.dumps([stage.name, *said, list(found.values())",
 )
 chapter.edit(
     "keys",
@@ -697,6 +697,6 @@ chapter.edit(
 chapter.edit(
     "keys",
     "the number of stages is in it: a stage added at the end would make all of them again.",
-    "json.dumps([stage.name, *said])",
-    "json.dumps([stage.name, *said, len(stages)])",
+    "json.dumps([stage.name, *said",
+    "json.dumps([stage.name, *said, len(stages)",
 )
