@@ -63,10 +63,10 @@ class Exercise:
     cases(rng) yields the arguments it is tried with. trial(own, **case) calls it and returns what is compared; it is
     given where one call is not enough: a backward needs what its own forward has saved. returns names the values that
     the function gives back; 'saved' is the learner's own affair and is not compared. task says what the docstring does
-    not. needs names the exercises whose
-    functions the trial calls too. proof(own) is one more test, in the learner's own functions alone: it returns what
-    is wrong, or None. replaces is the 'module:attribute' that `run --with` overwrites,
-    filled in for the functions of `layers`; adapt(function) gives what to put there where the signatures differ.
+    not. needs names the exercises whose functions the trial calls too. proof(own) is one more test, in the learner's
+    own functions alone: it returns what is wrong, or None. replaces is the 'module:attribute' that `run --with`
+    overwrites, there and wherever a module of the package has imported it; filled in for the functions of `layers`.
+    adapt(function) gives what to put there where the signatures differ.
     """
 
     chapter: str

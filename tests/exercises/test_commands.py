@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from minillama import LlamaConfig, MinillamaError, backend, layers
+from minillama.alignment import policy, ppo_batch
 from minillama.cli import app
 from minillama.exercises.chapter import CHAPTERS, all_chapters, load_chapter
 from minillama.exercises.cli import _split
@@ -57,9 +59,11 @@ def test_check_explains_the_exercise_that_is_asked_for(answer):
 
 
 def test_check_takes_the_first_chapter_that_is_not_solved(folder, solutions):
-    for chapter in all_chapters():
+    *before, last = all_chapters()
+    for solved, chapter in (([], before[0]), (before[:1], before[1]), (before, last)):
+        for done in solved:
+            (folder / f"{done.name}.py").write_text(solutions[done.name], encoding="utf-8")
         assert f"{chapter.code} · {chapter.title}: 0 of {len(chapter.exercises)} solved" in exercises("check")[1]
-        (folder / f"{chapter.name}.py").write_text(solutions[chapter.name], encoding="utf-8")
 
 
 def test_a_terminal_without_greek_gets_question_marks(folder):
@@ -204,6 +208,16 @@ def test_the_model_computes_the_same_through_solutions(solved):
     assert grads.keys() == expected.keys()
     for name, grad in expected.items():
         np.testing.assert_allclose(grads[name], grad, rtol=1e-11, atol=1e-13)
+
+
+def test_a_module_that_is_imported_while_learners_code_runs_gets_the_package_s_own_back(solved, monkeypatch):
+    late = ModuleType("minillama.late")
+    monkeypatch.setitem(sys.modules, "minillama.late", late)
+    original = policy.policy_loss
+    with swapped(solved, [load_chapter("ch19")]):
+        late.loss = policy.policy_loss
+        assert late.loss is ppo_batch.policy_loss is not original
+    assert late.loss is ppo_batch.policy_loss is original
 
 
 def test_a_wrong_rope_changes_what_the_model_says(answer):
