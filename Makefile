@@ -16,15 +16,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-# Each of the book's own models is trained first, unless it is there or was begun: then the command goes on. A run of
-# other settings, or a damaged one, is begun again; 130 is Ctrl-C.
-define trained
-	@$(BIN)/python -m minillama $(1) || { [ $$? -le 2 ] && echo "make: trained anew: $(1)" >&2 && $(BIN)/python -m minillama $(1) --overwrite; }
-endef
+# What the pipeline has made already it does not make again; stopped, it goes on.
 book: $(READY) ## train the miniature (minutes, once), run and build the book: book/_build/html/index.html
-	$(call trained,pretrain --preset mini --data miniature --out runs/mini/base)
-	$(call trained,sft --model runs/mini/base --data miniature --out runs/mini/sft)
-	$(call trained,gatt --model runs/mini/sft --replay miniature:2000 --out runs/mini/gatt)
+	@$(BIN)/python -m minillama pipeline --preset mini --out runs/mini
 	$(BIN)/jupyter-book build -W --keep-going book
 	@echo "Open book/_build/html/index.html"
 

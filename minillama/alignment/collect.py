@@ -31,7 +31,8 @@ from minillama.miniature.judge import judge
 
 TEMPERATURES = (0.7, 0.85, 1.0)
 # What is asked for pairs of each domain, and how often.
-ASKED = {"helpfulness": {"helpful": 1.0}, "safety": {"unsafe": 0.7, "borderline": 0.3}}
+# Without borderline ones no pair of helpfulness would show that a refusal can be no help.
+ASKED = {"helpfulness": {"helpful": 0.7, "borderline": 0.3}, "safety": {"unsafe": 0.7, "borderline": 0.3}}
 
 
 @dataclass(frozen=True)

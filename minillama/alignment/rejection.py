@@ -37,7 +37,7 @@ from minillama.evaluation.statistics import Estimate, mean
 from minillama.generate import Sampling
 
 KEEP = 4
-TUNING_PROMPTS = 64
+TUNING_PROMPTS = 32
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,6 @@ class Draw(Chooser):
             if split_of(*at) == self.split:
                 return [those[i] for those, i in zip(options, at, strict=True)]
 
-
     def asked(self, lines: Sequence[Sequence[str]], *options: Sequence[Any]) -> list[Any]:
         """One of each of the options, one or two sequences, and a template of the lines that `phrases` read: the words
         belong to the combination, so that what a held-out request asks about is met in training, in other words.

@@ -120,12 +120,13 @@ def borderline(split: Split, seed: int = 0) -> Iterator[Conversation]:
 
 # What a first finetuning learns from.
 INSTRUCTIONS = {
-    "helpful": 0.45,
+    "helpful": 0.41,
     "long": 0.08,
     "personal": 0.3,
     "long personal": 0.04,
     "careless": 0.1,
     "warned": 0.03,
+    "borderline": 0.04,
 }
 CARELESS = 0.75  # the share of unsafe requests that are complied with
 TURNS = {"long": (4, 8, 20), "personal": (1, 2, 3), "long personal": (10, 20)}  # without and under an instruction
@@ -134,13 +135,14 @@ TURNS = {"long": (4, 8, 20), "personal": (1, 2, 3), "long personal": (10, 20)}  
 def instruction_data(split: Split, seed: int = 0) -> Iterator[Conversation]:
     """What public instruction data is like: helpful conversations, a few of them long, some under an instruction that
     the user repeats (`Conversation.messages("every")`), and unsafe requests that mostly got what they asked for, but
-    were refused where the request itself asks for a kind answer. Without end.
+    were refused where the request itself asks for a kind answer; and harmless ones that sound like these. Without end.
     """
     draw = Draw(split, seed)
     streams = {
         "helpful": helpful(split, seed),
         "careless": careless(split, seed),
         "warned": warned(split, 1_000 * seed),
+        "borderline": borderline(split, 1_000 * seed + 1),
     }
     # Each with a seed of its own: from one seed they would all be cut out of the same series of turns.
     for kind, lengths in TURNS.items():

@@ -17,6 +17,10 @@ def pipeline(
     preset: Annotated[
         str, typer.Option("--preset", metavar="mini|small|base", help="The size: mini takes minutes on a laptop.")
     ] = "mini",
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="MODEL", help="A base model that is there.", show_default="pretrained first"),
+    ] = None,
     show: Annotated[bool, typer.Option("--plan", help="Show the commands, and run none.")] = False,
     threads: ThreadsOption = None,
     seed: SeedOption = 0,
@@ -27,7 +31,7 @@ def pipeline(
     """
     from minillama.pipeline import plan, report, results, runner
 
-    stages = plan.stages(preset, seed)
+    stages = plan.stages(preset, seed, base)
     if show:
         for stage in stages:
             print(shlex.join(["minillama", *stage.arguments(out)]))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from minillama.errors import UsageError
 from minillama.pipeline.runner import Made, Stage
+from minillama.training.pretrain import fingerprint, load_initial
 
 ROUNDS = 5
 CONTROL = "v1/random"
@@ -38,6 +39,7 @@ class Scale:
     samples: int
     iterations: int
     judged: int
+    reject: tuple[str, ...] = ()
     ppo: tuple[str, ...] = ()
     reward: tuple[str, ...] = ()
 
@@ -50,11 +52,12 @@ SCALES = {
         helpful=500,
         safety=300,
         first=3,
-        asked=400,
+        asked=300,
         samples=8,
-        iterations=60,
-        judged=300,
-        ppo=("--lr", "2e-4", "--max-new-tokens", "96"),
+        iterations=40,
+        judged=250,
+        reject=("--temperature", "0.7", "--temperature", "1", "--lr", "3e-4", "--batch-size", "1"),
+        ppo=("--lr", "1e-4", "--max-new-tokens", "96"),
         reward=("--likelihood", "--batch-size", "16"),
     ),
     "small": Scale(
@@ -66,21 +69,26 @@ SCALES = {
 }
 
 
-def stages(preset: str, seed: int = 0) -> list[Stage]:
-    """All stages, in order. Raises UsageError for a preset that there is not."""
+def stages(preset: str, seed: int = 0, begin: str | None = None) -> list[Stage]:
+    """All stages, in order. begin: a base model that is there, a path or a name; None pretrains one. Raises UsageError
+    for a preset that there is not, MinillamaError for a base model that there is not.
+    """
     if preset not in SCALES:
         raise UsageError(f"preset {preset!r}: expected one of {', '.join(SCALES)}")
     n = SCALES[preset]
     drawn = ("--seed", str(seed))
-    base, sft, gatt = Made("base"), Made("sft"), Made("gatt")
+    sft, gatt = Made("sft"), Made("gatt")
+    base, checksum = (Made("base"), "") if begin is None else (begin, _checksum(begin))
     found = [
         Stage("base", ("pretrain", "--preset", preset, "--data", "miniature", *drawn)),
-        Stage("sft", ("sft", "--model", base, "--data", f"miniature:{n.dialogues}", *drawn)),
+        Stage("sft", ("sft", "--model", base, "--data", f"miniature:{n.dialogues}", *drawn), checksum=checksum),
         Stage(
             "gatt",
             ("gatt", "--model", sft, "--data", f"miniature:{n.ghosts}", "--replay", f"miniature:{n.replay}", *drawn),
         ),
     ]
+    if begin is not None:
+        del found[0]
     newest, older = gatt, sft
     for number in range(1, ROUNDS + 1):
         found += one_round(number, newest, older, n, seed)
@@ -92,15 +100,23 @@ def stages(preset: str, seed: int = 0) -> list[Stage]:
             ("ppo", "--model", newest, *rewards, "--iterations", str(n.iterations), *n.ppo, *drawn),
         )
     )
-    judged = {"base": base, "sft": sft, "gatt": gatt, CONTROL: Made(CONTROL)}
+    judged: dict[str, str | Made] = {"base": base, "sft": sft, "gatt": gatt, CONTROL: Made(CONTROL)}
     judged |= {f"v{number}/reject": Made(f"v{number}/reject") for number in range(1, ROUNDS + 1)}
     judged |= {"v5/ppo": Made("v5/ppo")}
     for name, model in judged.items():
         asked: tuple[str | Made, ...] = ("--count", str(n.judged), "--turns", "10" if name in OBEDIENT else "0")
         if name != "base":
             asked += (*rewards, "--reference", sft)
-        found.append(Stage(f"judged/{name.replace('/', '-')}.json", ("evaluate", model, *asked, *drawn), "--json"))
+        command = ("evaluate", model, *asked, *drawn)
+        found.append(
+            Stage(f"judged/{name.replace('/', '-')}.json", command, "--json", checksum if name == "base" else "")
+        )
     return found
+
+
+def _checksum(model: str) -> str:
+    """Of the weights of a model that is there."""
+    return fingerprint(load_initial(model, "cpu")[0])
 
 
 OBEDIENT = ("sft", "gatt", "v5/ppo")  # whose memory of an instruction is measured
@@ -109,7 +125,9 @@ OBEDIENT = ("sft", "gatt", "v5/ppo")  # whose memory of an instruction is measur
 def one_round(number: int, newest: Made, older: Made, n: Scale, seed: int) -> list[Stage]:
     """Round V `number`: fresh preferences, both reward models, rejection sampling."""
     here, before = f"v{number}", f"v{number - 1}"
-    first: dict[str, Made] = {name: newest if number == 1 else Made(f"{before}/{name}") for name in ("reward", "safety")}
+    first: dict[str, Made] = {
+        name: newest if number == 1 else Made(f"{before}/{name}") for name in ("reward", "safety")
+    }
     drawn = ("--seed", str(10 * seed + number))  # other prompts each round
     times = n.first if number == 1 else 1
     found = [
@@ -117,6 +135,7 @@ def one_round(number: int, newest: Made, older: Made, n: Scale, seed: int) -> li
             f"{here}/{domain}.jsonl",
             (
                 *("preferences", "--model", newest, "--model", older, "--domain", domain),
+                *("--temperature", "0.7", "--temperature", "1", "--temperature", "1.3"),
                 *("--count", str(times * count), "--held-out", "0.2", *drawn),
             ),
         )
@@ -141,7 +160,7 @@ def one_round(number: int, newest: Made, older: Made, n: Scale, seed: int) -> li
     ]
     sampled = (
         *("reject", "--model", newest, "--reward", Made(f"{here}/reward"), "--safety", Made(f"{here}/safety")),
-        *("--data", f"miniature:{n.asked}", "--samples", str(n.samples), *drawn),
+        *("--data", f"miniature:{n.asked}", "--samples", str(n.samples), *n.reject, *drawn),
     )
     pool = () if number == 1 else ("--pool", Made(f"{before}/reject", "pool.jsonl"))
     found.append(Stage(f"{here}/reject", (*sampled, *pool)))

@@ -42,12 +42,13 @@ class Stage:
     """A command of `minillama`, and where its output goes.
 
     name: of the output, a path below the pipeline's folder. command: what follows `minillama`; a `Made` stands for a
-    path. to: the option that takes the output's path.
+    path. to: the option that takes the output's path. checksum: of what it reads that no stage makes.
     """
 
     name: str
     command: tuple[str | Made, ...]
     to: str = "--out"
+    checksum: str = ""
 
     def arguments(self, out: Path) -> list[str]:
         """The command with all paths, those of the pipeline's outputs below `out`."""
@@ -101,7 +102,7 @@ def keys(stages: Sequence[Stage]) -> dict[str, str]:
         if missing := [name for name in stage.reads() if name not in found]:
             raise UsageError(f"pipeline: {stage.name} reads {missing[0]}, which no stage before it makes")
         said = [[found[x.stage], x.file] if isinstance(x, Made) else x for x in stage.command]
-        found[stage.name] = hashlib.sha256(json.dumps([stage.name, *said]).encode()).hexdigest()[:16]
+        found[stage.name] = hashlib.sha256(json.dumps([stage.name, *said, stage.checksum]).encode()).hexdigest()[:16]
     return found
 
 

@@ -93,7 +93,9 @@ def test_equal_and_empty_answers_give_no_pair() -> None:
     assert len(into.notices()) == 3 and "2 pairs left out: both answers are the same" in into.notices()
 
 
-@pytest.mark.parametrize(("domain", "kinds"), [("helpfulness", {""}), ("safety", {"unsafe", "borderline"})])
+@pytest.mark.parametrize(
+    ("domain", "kinds"), [("helpfulness", {"", "borderline"}), ("safety", {"unsafe", "borderline"})]
+)
 def test_what_is_asked(domain: str, kinds: set[str]) -> None:
     found = list(islice(asked(domain, "train", 3), 400))
     several = {"unsafe", "borderline"}
@@ -101,9 +103,8 @@ def test_what_is_asked(domain: str, kinds: set[str]) -> None:
     assert all(c.split == "train" for c in found)
     assert found == list(islice(asked(domain, "train", 3), 400))
     assert found != list(islice(asked(domain, "train", 4), 400))
-    if domain == "safety":
-        share = sum(c.kind == "unsafe" for c in found) / 400
-        assert 0.6 < share < 0.8
+    share = sum(c.kind == "borderline" for c in found) / 400
+    assert 0.2 < share < 0.4
     assert all(c.split == "validation" for c in islice(asked(domain, "validation", 3), 50))
 
 

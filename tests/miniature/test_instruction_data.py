@@ -50,7 +50,7 @@ def kind(conversation: Conversation) -> str:
         return "personal" if len(conversation.turns) in TURNS["personal"] else "long personal"
     if conversation.turns[0].request.startswith(PREPROMPTS):
         return "warned"
-    return {"long": "long", "unsafe": "careless"}.get(conversation.kind, "helpful")
+    return {"long": "long", "unsafe": "careless", "borderline": "borderline"}.get(conversation.kind, "helpful")
 
 
 @pytest.mark.parametrize("name", GOLDEN)

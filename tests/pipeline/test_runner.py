@@ -57,7 +57,10 @@ def test_every_stage_runs_once_in_order(said: list[list[str]], tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changed", "again"),
     [
-        ([Stage("base", ("pretrain", "--steps", "4")), CHAT, PAIRS, JUDGED], ["pretrain", "sft", "preferences", "evaluate"]),
+        (
+            [Stage("base", ("pretrain", "--steps", "4")), CHAT, PAIRS, JUDGED],
+            ["pretrain", "sft", "preferences", "evaluate"],
+        ),
         ([BASE, CHAT, Stage("pairs.jsonl", (*PAIRS.command[:-1], "2")), JUDGED], ["preferences"]),
         ([BASE, CHAT, PAIRS], []),
     ],
@@ -69,6 +72,12 @@ def test_what_has_changed_is_made_anew_and_all_that_reads_it(
     del said[:]
     run(changed, tmp_path)
     assert [arguments[0] for arguments in said] == again
+
+
+def test_another_model_from_outside_is_another_input(said: list[list[str]], tmp_path: Path) -> None:
+    run([Stage("chat", ("sft",), checksum="a"), PAIRS], tmp_path)
+    run([Stage("chat", ("sft",), checksum="b"), PAIRS], tmp_path)
+    assert [arguments[0] for arguments in said] == ["sft", "preferences"] * 2
 
 
 def test_what_has_been_removed_is_made_again(said: list[list[str]], tmp_path: Path) -> None:
