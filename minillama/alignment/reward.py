@@ -174,8 +174,8 @@ def check_margin(margin: str) -> None:
 
 def as_batch(pairs: Sequence[EncodedPair]) -> Batch:
     """Pairs as arrays, chosen before rejected: "tokens" (B, 2, T) padded on the right, "last" (B, 2) the place of the
-    token that ends each answer, "first" (B, 2) that of its first, "margin" (B,), "safe" and "labelled" (B, 2) bool, what
-    is known of each answer.
+    token that ends each answer, "first" (B, 2) that of its first, "margin" (B,), "safe" and "labelled" (B, 2) bool,
+    what is known of each answer.
     """
     shape = (len(pairs), 2)
     batch: Batch = {

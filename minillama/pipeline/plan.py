@@ -158,11 +158,11 @@ def one_round(number: int, newest: Made, older: Made, n: Scale, seed: int) -> li
             ),
         ),
     ]
-    sampled = (
+    sampled: tuple[str | Made, ...] = (
         *("reject", "--model", newest, "--reward", Made(f"{here}/reward"), "--safety", Made(f"{here}/safety")),
         *("--data", f"miniature:{n.asked}", "--samples", str(n.samples), *n.reject, *drawn),
     )
-    pool = () if number == 1 else ("--pool", Made(f"{before}/reject", "pool.jsonl"))
+    pool: tuple[str | Made, ...] = () if number == 1 else ("--pool", Made(f"{before}/reject", "pool.jsonl"))
     found.append(Stage(f"{here}/reject", (*sampled, *pool)))
     if number == 1:
         found.append(Stage(CONTROL, (*sampled, "--pick", "random")))

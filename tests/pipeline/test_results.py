@@ -1,4 +1,4 @@
-"""What a pipeline came to: out of its files, as a table that fits a terminal, as a page that asks nobody for anything."""
+"""What a pipeline came to: from its files, as a table that fits a terminal, as a page that asks nobody for anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stages run once: what has been made of the same inputs stays, what has changed is made anew, a kill is gone on from."""
+"""Stages run once: what was made of the same inputs stays, what has changed is made anew, a kill is gone on from."""
 
 from __future__ import annotations
 
