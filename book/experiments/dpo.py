@@ -18,13 +18,14 @@ from typing import Any
 
 from minillama import bench, book
 from minillama.evaluation.record import Evaluation, win_rate
+from minillama.pipeline.plan import SCALES
 from minillama.training.run_folder import RunFolder
 
 RESULTS = Path(__file__).parents[1] / "results" / "dpo.json"
 RATES = (None, "1e-4", "3e-4", "1e-3")  # None: what `minillama dpo` takes by itself
 CHOSEN = "3e-4"
 SEEDS = (0, 1, 2)
-PPO = ("--iterations", "60", "--lr", "2e-4", "--max-new-tokens", "96")  # as the pipeline's
+PPO = ("--iterations", SCALES["mini"].iterations, *SCALES["mini"].ppo)  # as the pipeline's
 COUNT = 300  # requests of each kind
 
 
