@@ -127,9 +127,9 @@ def dpo_loss_backward(saved: tuple, dloss: Array | float = 1.0) -> tuple[Array, 
 
 
 # 20.7 · stretch --------------------------------------------------------------
-# A stage has name, command (texts, and Made(stage, file) where it reads another stage's output) and reads(), the names
-# of these. Returns name -> key, a text. It is tried by which keys change when a command does: these are the stages that
-# are made again.
+# A stage has name; command, texts and Made(stage, file) where it reads another stage's output; reads(), the names of
+# these; and checksum, of what it reads that no stage makes. Returns name -> key, a text. It is tried by which keys
+# change when a stage does: these stages are made again.
 
 
 def keys(stages: Sequence[Stage]) -> dict[str, str]:

@@ -617,6 +617,8 @@ def key_cases(_: np.random.Generator) -> Iterator[Case]:
     yield {"before": ROAD, "after": with_command("v1/random", "reject", "--model", Made("sft"), "--pick", "worst")}
     yield {"before": ROAD, "after": with_command("sft", "sft", "--data", "miniature:500")}
     yield {"before": ROAD, "after": ROAD}
+    # A file that no stage makes is another, under the same name.
+    yield {"before": ROAD, "after": [replace(stage, checksum="9f") if stage is ROAD[2] else stage for stage in ROAD]}
     other = with_command(
         "v2/reject", "reject", "--model", Made("v1/reject"), "--pool", Made("v1/reject", "older.jsonl")
     )
@@ -658,9 +660,9 @@ chapter.exercise(
     proof=keys_can_be_written,
     returns=("again",),
     replaces="minillama.pipeline.runner:keys",
-    task="A stage has name, command (texts, and Made(stage, file) where it reads another stage's output) and reads(),"
-    " the names of these. Returns name -> key, a text. It is tried by which keys change when a command does:"
-    " these are the stages that are made again.",
+    task="A stage has name; command, texts and Made(stage, file) where it reads another stage's output; reads(), the"
+    " names of these; and checksum, of what it reads that no stage makes. Returns name -> key, a text. It is tried by"
+    " which keys change when a stage does: these stages are made again.",
     hints=(
         "A checksum of the command, hashlib.sha256(json.dumps(...).encode()).hexdigest(), changes when that does.",
         "But if the pairs change, so must the reward model, though its command is the same: put into the checksum, in"
@@ -688,6 +690,7 @@ chapter.edit(
     SAID,
     "[found[x.stage]] if isinstance(x, Made) else x",
 )
+chapter.edit("keys", "the stage's checksum is not in it: a file may change under its name.", ", stage.checksum", "")
 chapter.edit(
     "keys",
     "what a stage reads is not in it, neither its name nor its key.",
