@@ -63,6 +63,16 @@ def ppo(
     epochs: Annotated[
         int | None, typer.Option("--epochs", metavar="N", min=1, help="Times to use a batch.", show_default="1")
     ] = None,
+    value_warmup: Annotated[
+        int | None,
+        typer.Option(
+            "--value-warmup",
+            metavar="N",
+            min=0,
+            help="Iterations at first in which the value model alone learns.",
+            show_default="0",
+        ),
+    ] = None,
     beta: Annotated[
         float | None, typer.Option("--beta", metavar="X", help="What a nat of KL costs.", show_default="0.01")
     ] = None,
@@ -141,6 +151,7 @@ def ppo(
         batch_size=batch_size,
         minibatch=minibatch,
         epochs=epochs,
+        value_warmup=value_warmup,
         beta=beta,
         clip=clip,
         lr=lr,

@@ -11,6 +11,8 @@ Our reading of what the paper leaves open:
 - The value model begins as a copy of the helpfulness model (of the safety model, where it is the only one), but with a
   head of zeros, for what it is to say has another scale: rewards are whitened. It has an optimizer of its own, at ten
   times the policy's learning rate.
+- With a warm-up (`value_warmup`) the value model learns alone at first. Else what an answer to one kind of prompt earns
+  more than another kind is taken for the merit of its words: a small model begins to refuse everything.
 - γ = 1, λ = 0.95, advantages whitened over the batch, values clipped like the policy (lm-human-preferences).
 - One gradient step a minibatch, and every answer is in one minibatch: one epoch.
 - An answer that does not end within the length gets a fixed low score, `ppo_batch.UNFINISHED`.

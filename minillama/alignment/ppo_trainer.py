@@ -68,7 +68,7 @@ class Recipe:
     iterations. `ppo.recipe` fits them to a model.
 
     batch_size: answers of an iteration. minibatch: of a gradient step. epochs: times that a batch is gone through.
-    beta: what a nat of KL costs. clip: ε of both losses. lr, value_lr: constant. gamma, lam: of the advantages.
+    value_warmup: iterations at the beginning in which the value model alone learns. beta: what a nat of KL costs. clip: ε of both losses. lr, value_lr: constant. gamma, lam: of the advantages.
     temperature: of sampling, and of every log-probability. kl_limit: stop after an iteration whose mean KL is above.
     patience: stop after so many validations in a row without a better held-out reward. validate_every: iterations.
     None: no such limit.
@@ -78,6 +78,7 @@ class Recipe:
     batch_size: int = 512
     minibatch: int = 64
     epochs: int = 1
+    value_warmup: int = 0
     beta: float = 0.01
     clip: float = 0.2
     lr: float = 1e-6
@@ -95,6 +96,8 @@ class Recipe:
         for name in ("iterations", "batch_size", "minibatch", "epochs", "max_new_tokens", "validate_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name.replace('_', ' ')} {getattr(self, name)}: expected at least 1")
+        if not 0 <= self.value_warmup < self.iterations:
+            raise UsageError(f"value warm-up {self.value_warmup}: expected fewer than the {self.iterations} iterations")
         if self.minibatch > self.batch_size:
             raise UsageError(f"minibatch {self.minibatch}: expected at most the batch of {self.batch_size}")
         for name in ("clip", "lr", "value_lr", "temperature"):
@@ -315,7 +318,7 @@ class Trainer:
         ]
 
     def update(self, minibatch: Batch, micro_batch: int) -> dict[str, float]:
-        """One gradient step of policy and value model. Returns its losses and measures."""
+        """One gradient step of the policy, but in the warm-up, and of the value model. Returns losses and measures."""
         weight = float(minibatch["mask"].sum())
         measured: list[dict[str, float]] = []  # by all threads; `fsum` is exact, whatever the order
 
@@ -330,7 +333,8 @@ class Trainer:
                 return value_gradients(model, take(batch, slice(None)), weight, self.numbers)
 
         loss, grads = self.policy.gradients(of_policy, minibatch, weight, micro_batch)
-        norm = self.stepped(self.policy_optimizer, "loss", loss, grads, self.recipe.lr)
+        lr = self.recipe.lr if self.progress.step >= self.recipe.value_warmup else 0.0
+        norm = self.stepped(self.policy_optimizer, "loss", loss, grads, lr)
         value_loss, grads = self.value.gradients(of_values, minibatch, weight, micro_batch)
         value_norm = self.stepped(self.value_optimizer, "value loss", value_loss, grads, self.recipe.value_lr)
         measures = {name: _EXTREMES.get(name, math.fsum)([part[name] for part in measured]) for name in measured[0]}

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from minillama.errors import UsageError
 from minillama.training.options import SeedOption, ThreadsOption
 
 
@@ -21,6 +22,10 @@ def pipeline(
         str | None,
         typer.Option("--base", metavar="MODEL", help="A base model that is there.", show_default="pretrained first"),
     ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option("--until", metavar="STAGE", help="Stop after this one.", show_default="the last"),
+    ] = None,
     show: Annotated[bool, typer.Option("--plan", help="Show the commands, and run none.")] = False,
     threads: ThreadsOption = None,
     seed: SeedOption = 0,
@@ -32,6 +37,11 @@ def pipeline(
     from minillama.pipeline import plan, report, results, runner
 
     stages = plan.stages(preset, seed, base)
+    if until is not None:
+        names = [stage.name for stage in stages]
+        if until not in names:
+            raise UsageError(f"--until {until!r}: expected one of {', '.join(names)}")
+        stages = stages[: names.index(until) + 1]
     if show:
         for stage in stages:
             print(shlex.join(["minillama", *stage.arguments(out)]))
@@ -41,6 +51,8 @@ def pipeline(
     except typer.Exit:
         print(f"{out}: interrupted; the same command goes on from there", file=sys.stderr)
         raise
+    if until is not None:
+        return
     found = results.collect(out)
     found.save(out / "results.json")
     page = report.write(found, out)

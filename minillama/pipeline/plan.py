@@ -54,10 +54,13 @@ SCALES = {
         first=3,
         asked=300,
         samples=8,
-        iterations=40,
+        iterations=10,
         judged=250,
         reject=("--temperature", "0.7", "--temperature", "1", "--lr", "3e-4", "--batch-size", "1"),
-        ppo=("--lr", "1e-4", "--max-new-tokens", "96"),
+        ppo=(
+            *("--lr", "1e-4", "--batch-size", "256", "--minibatch", "64", "--value-warmup", "2"),
+            *("--validate-every", "2", "--max-new-tokens", "96"),
+        ),
         reward=("--likelihood", "--batch-size", "16"),
     ),
     "small": Scale(

@@ -293,6 +293,18 @@ def test_values_begin_at_zero_in_a_copy_of_the_reward_model(lora: LoraConfig | N
         assert name == SCORE or np.array_equal(made.params[name], p)
 
 
+def test_in_the_warm_up_the_value_model_alone_learns() -> None:
+    made = trainer(value_warmup=1)
+    policy_before, value_before = made.policy.params.copy(), made.value.params.copy()
+    record = made.iterate()
+    assert np.array_equal(made.policy.params, policy_before) and not np.array_equal(made.value.params, value_before)
+    assert record["clip_fraction"] == 0 and record["ratio_max"] == 1
+    made.iterate()
+    assert not np.array_equal(made.policy.params, policy_before)
+    with pytest.raises(UsageError, match="value warm-up 3: expected fewer than the 3 iterations"):
+        trainer(value_warmup=3, iterations=3)
+
+
 # Gradients
 def moved(batch: Batch) -> Batch:
     """The batch as it is after some updates: ratios on both sides of the clip, values too."""

@@ -115,5 +115,9 @@ def test_the_command(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "v5-ppo" in ended.stdout and f"{made}/report.html: the same with curves" in ended.stderr
     assert (made / "results.json").is_file()
 
+    part = CliRunner().invoke(app, ["pipeline", "--plan", "--out", "x", "--until", "v1/random"])
+    assert part.stdout.splitlines()[-1].endswith("--pick random --out x/v1/random")
+    bad = CliRunner().invoke(app, ["pipeline", "--out", "x", "--until", "v9"])
+    assert bad.exit_code == 2 and "expected one of base, sft, gatt" in bad.stderr and bad.stderr.count("\n") == 1
     bad = CliRunner().invoke(app, ["pipeline", "--out", str(made), "--preset", "huge"])
     assert bad.exit_code == 2 and "expected one of mini, small, base" in bad.stderr and bad.stderr.count("\n") == 1
