@@ -18,7 +18,7 @@ help: ## this list
 
 # What the pipeline has made already it does not make again; stopped, it goes on.
 book: $(READY) ## train the miniature (minutes, once), run and build the book: book/_build/html/index.html
-	@$(BIN)/python -m minillama pipeline --preset mini --out runs/mini
+	@$(BIN)/python -m minillama pipeline --preset mini --out runs/mini --until gatt
 	$(BIN)/jupyter-book build -W --keep-going book
 	@echo "Open book/_build/html/index.html"
 

@@ -1,17 +1,14 @@
 """From base model to chat, three seeds: supervised finetuning and Ghost Attention, for chapters 15 and 16.
 
-    python book/experiments/chat.py      # in runs/chat, then book/results/chat.json
+    python book/experiments/chat.py      # of the models in runs/mini and runs/pipeline, to book/results/chat.json
 
-Each model is trained as `make book` trains that of seed 0, and judged on conversations held out by content. Stopped,
-the command goes on where it was.
+The models are those of `python book/experiments/pipeline.py`, judged on conversations held out by content.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,18 +29,9 @@ DIALOGUES, TURNS = 200, 20  # under an instruction
 
 
 def trained(seed: int, folder: Path) -> Path:
-    """The models of a seed, by the commands of `make book`; those of seed 0 are its own. Returns where they are."""
-    if seed == 0:
-        return book.find("runs/mini/gatt/run.json", "make book").parents[1]
-    data = book.find("runs/mini/base/data/tokens.json", "make book").parent
-    here = folder / f"seed-{seed}"
-    for command in (
-        ["pretrain", "--preset", "mini", "--data", data, "--out", here / "base"],
-        ["sft", "--model", here / "base", "--data", "miniature", "--out", here / "sft"],
-        ["gatt", "--model", here / "sft", "--replay", "miniature:2000", "--out", here / "gatt"],
-    ):
-        subprocess.run([sys.executable, "-m", "minillama", *map(str, command), "--seed", str(seed)], check=True)
-    return here
+    """Where the models of a seed are, which `python book/experiments/pipeline.py` has made."""
+    here = Path("runs/mini") if seed == 0 else folder / f"seed-{seed}"
+    return book.find(f"{here}/gatt/run.json", "python book/experiments/pipeline.py").parents[1]
 
 
 def measured(path: Path, seed: int) -> dict[str, Any]:
@@ -97,7 +85,7 @@ def _json(estimate: Estimate) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="From base model to chat, for chapters 15 and 16 of the book.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N")
-    parser.add_argument("--out", type=Path, default=Path("runs/chat"), metavar="FOLDER", help="for the runs")
+    parser.add_argument("--out", type=Path, default=Path("runs/pipeline"), metavar="FOLDER", help="the runs")
     parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE", help="default: %(default)s")
     given = parser.parse_args()
 

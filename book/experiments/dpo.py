@@ -44,15 +44,20 @@ def trained(folder: Path, made: Path) -> dict[str, Path]:
         models[name] = folder / f"dpo-{rate or 'default'}-{seed}"
         given = ("--lr", rate) if rate else ()
         minillama("dpo", "--model", made / "gatt", *pairs, *given, "--seed", seed, "--out", models[name])
-    models["ppo"] = folder / "ppo"
     rewards = ("--reward", made / "v1/reward", "--safety", made / "v1/safety")
-    minillama("ppo", "--model", made / "gatt", *rewards, *PPO, "--out", models["ppo"])
+    for name, given in (("ppo", ()), ("ppo, no warm-up", ("--value-warmup", 0))):
+        models[name] = folder / _file_name(name)
+        minillama("ppo", "--model", made / "gatt", *rewards, *PPO, *given, "--out", models[name])
     return models
+
+
+def _file_name(name: str) -> str:
+    return name.replace(", ", "-").replace(" ", "-").replace("/", "-")
 
 
 def measured(name: str, model: Path, folder: Path, made: Path) -> tuple[Evaluation, dict[str, Any]]:
     """What the judge finds of a model, and how it was trained."""
-    file = folder / f"{name.replace('/', '-').replace(', ', '-').replace(' ', '-')}.json"
+    file = folder / f"{_file_name(name)}.json"
     if not file.is_file():
         rewards = ("--reward", made / "v1/reward", "--safety", made / "v1/safety")
         asked = ("--count", COUNT, "--turns", 0)
@@ -64,7 +69,6 @@ def measured(name: str, model: Path, folder: Path, made: Path) -> tuple[Evaluati
         "seconds": result.get("seconds"),
         "lr": json.loads(run.record.read_text(encoding="utf-8"))["settings"].get("lr"),
         "log": [{"step": r["step"], **r["validation"]} for r in records if "validation" in r],
-        "sample": next((r["sample"] for r in reversed(records) if "sample" in r), None),
         "measures": {measure: list(value) for measure, value in found.measures.items()},
     }
 

@@ -68,7 +68,8 @@ class Recipe:
     iterations. `ppo.recipe` fits them to a model.
 
     batch_size: answers of an iteration. minibatch: of a gradient step. epochs: times that a batch is gone through.
-    value_warmup: iterations at the beginning in which the value model alone learns. beta: what a nat of KL costs. clip: ε of both losses. lr, value_lr: constant. gamma, lam: of the advantages.
+    value_warmup: iterations at the beginning in which the value model alone learns. beta: what a nat of KL costs.
+    clip: ε of both losses. lr, value_lr: constant. gamma, lam: of the advantages.
     temperature: of sampling, and of every log-probability. kl_limit: stop after an iteration whose mean KL is above.
     patience: stop after so many validations in a row without a better held-out reward. validate_every: iterations.
     None: no such limit.

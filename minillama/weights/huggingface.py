@@ -142,7 +142,7 @@ def config_from_json(source: Path, settings: dict[str, Any]) -> LlamaConfig:
 
 
 def _head_from_json(source: Path, settings: dict[str, Any]) -> str | None:
-    """'score' for a sequence classifier, which must have a single label: a reward model; our own may count likelihood."""
+    """'score' for a sequence classifier, which must have a single label: a reward model; ours may count likelihood."""
     if _HEADS["score"] not in str(settings.get("architectures")):
         return None
     labels = settings.get("id2label") or {"0": "", "1": ""}  # what transformers assumes
