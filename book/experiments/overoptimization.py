@@ -33,8 +33,8 @@ RESULTS = Path(__file__).parents[1] / "results" / "overoptimization.json"
 BETAS = {"free": 0.0, "priced": 0.5}  # what a nat of divergence costs
 LR = 1e-4
 WARMUP = 4  # iterations of the value model alone
-ITERATIONS = 60
-JUDGED = (0, 8, 16, 24, 32, 40, 50, 60)
+ITERATIONS = 40
+JUDGED = (0, 6, 8, 10, 12, 16, 20, 24, 32, 40)
 COUNT = 200  # requests of each kind that the judge sees answered
 LONGEST = 96  # tokens of an answer
 
@@ -106,6 +106,7 @@ def main() -> None:
         "machine": bench.machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "lr": LR,
+        "warmup": WARMUP,
         "requests": COUNT,
         "runs": runs,
     }
