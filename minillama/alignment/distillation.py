@@ -88,8 +88,10 @@ def distil(
     for name, asked in (("as before", plain), ("under a preprompt", instructed_too)):
         shown = None if progress is None else f"{progress} {name}"
         texts.append([complete(a) for a in answers(chatter, asked, sampling=sampling, seed=seed, progress=shown)])
-    scores = [safety.scores(plain, said).tolist() for said in texts]
-    return [Distilled(*those) for those in zip(prompts, *texts, *scores, strict=True)]
+    before, after = (safety.scores(plain, said).tolist() for said in texts)
+    # The same answer has the same score, also where another batch has rounded it otherwise: else the gate lets it pass.
+    after = [b if x == y else a for x, y, b, a in zip(*texts, before, after, strict=True)]
+    return [Distilled(*those) for those in zip(prompts, *texts, before, after, strict=True)]
 
 
 def under(preprompt: str, messages: Sequence[Message], put: str) -> list[Message]:

@@ -62,6 +62,19 @@ def test_the_gate_keeps_exactly_those_that_rise(distilled: list[Distilled]) -> N
     assert counts(distilled) == {"prompts": 6, "safer": 2, "as safe": 1, "less safe": 1, "unfinished": 2}
 
 
+def test_the_gate_does_not_keep_the_same_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though its two scores, made in different batches, may differ in the last bits."""
+
+    class Rounding(Digits):
+        def scores(self, prompts: Sequence[Sequence[Message]], answers: Sequence[str]) -> np.ndarray:
+            found = super().scores(prompts, answers)
+            return found + 4e-6 * (len(self.asked) > len(PROMPTS))  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(distillation, "answers", saying(lambda messages, n: "1"))
+    found = distil(CHATTER, PROMPTS, ["Be kind."], Rounding())
+    assert not kept(found) and counts(found)["as safe"] == len(PROMPTS)
+
+
 def test_the_score_is_of_the_prompt_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both answers are scored, and learned, without the preprompt."""
     monkeypatch.setattr(distillation, "answers", saying(lambda messages, n: "1"))
