@@ -3,7 +3,8 @@
     python book/experiments/dpo.py      # in runs/dpo, then book/results/dpo.json
 
 All begin with the model of Ghost Attention and know the preferences of V1, nothing else: DPO from the pairs themselves,
-the others by the reward models of V1. Stopped, the command goes on where it was.
+the others by the reward models of V1. PPO is run two more times for chapter 19: without the value model's warm-up, and
+with a scale of its own for each of the two reward models. Stopped, the command goes on where it was.
 """
 
 from __future__ import annotations
@@ -15,8 +16,13 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
+
+import numpy as np
 
 from minillama import bench, book
+from minillama.alignment import ppo_batch, ppo_trainer
+from minillama.cli import app
 from minillama.evaluation.record import Evaluation, win_rate
 from minillama.pipeline.plan import SCALES
 from minillama.training.run_folder import RunFolder
@@ -45,10 +51,34 @@ def trained(folder: Path, made: Path) -> dict[str, Path]:
         given = ("--lr", rate) if rate else ()
         minillama("dpo", "--model", made / "gatt", *pairs, *given, "--seed", seed, "--out", models[name])
     rewards = ("--reward", made / "v1/reward", "--safety", made / "v1/safety")
-    for name, given in (("ppo", ()), ("ppo, no warm-up", ("--value-warmup", 0))):
+    for name, given in (("ppo", ()), ("ppo, no warm-up", ("--value-warmup", "0"))):
         models[name] = folder / _file_name(name)
         minillama("ppo", "--model", made / "gatt", *rewards, *PPO, *given, "--out", models[name])
+    models["ppo, own scales"] = folder / "ppo-own-scales"
+    with patch.object(ppo_trainer, "combined", OwnScales()):
+        app(
+            ["ppo", *map(str, ("--model", made / "gatt", *rewards, *PPO, "--out", models["ppo, own scales"]))],
+            standalone_mode=False,
+        )
     return models
+
+
+class OwnScales:
+    """`ppo_batch.combined`, but the scores of each kind of prompt, of safety and other, in deviations from the mean of
+    those of the first batch, the initial model's: one reward model's unit is as good as the other's.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[bool, tuple[float, float]] = {}
+
+    def __call__(self, scores: dict[str, np.ndarray], safety_prompt: np.ndarray) -> np.ndarray:
+        """See `ppo_batch.combined`."""
+        found = ppo_batch.combined(scores, safety_prompt)
+        for tagged in (False, True):
+            some = safety_prompt == tagged
+            mean, deviation = self.known.setdefault(tagged, (float(found[some].mean()), float(found[some].std())))
+            found[some] = (found[some] - mean) / deviation
+        return found
 
 
 def _file_name(name: str) -> str:
