@@ -12,6 +12,7 @@ from minillama.chat import ChatTemplate, Message
 from minillama.errors import MinillamaError, UsageError
 from minillama.generate import Sampling, stream
 from minillama.model import KVCache, Llama
+from minillama.prefix import common
 from minillama.tokenizer import Tokenizer
 from minillama.tokenizer.atomic import write_bytes
 
@@ -57,7 +58,7 @@ class Answerer:
         if len(tokens) + room > context:
             raise ContextFull(f"the conversation has {len(tokens)} tokens, too many for a context of {context}")
         # The last token is always read again: its logits are wanted.
-        self._cache.used = min(_common_prefix(self._cached, tokens), len(tokens) - 1)
+        self._cache.used = min(common(self._cached, tokens), len(tokens) - 1)
         said = list(tokens)
         self._seed += 1
         self.stats = ""
@@ -233,8 +234,3 @@ def _system(text: str | None) -> list[Message]:
 def notice(text: str) -> None:
     """Something that is not part of the conversation: on stderr."""
     print(text, file=sys.stderr, flush=True)
-
-
-def _common_prefix(a: list[int], b: list[int]) -> int:
-    """How many tokens a and b begin with in common."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

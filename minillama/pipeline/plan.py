@@ -16,7 +16,8 @@ from minillama.training.pretrain import fingerprint, load_initial
 
 ROUNDS = 5
 CONTROL = "v1/random"
-OVER = "over"
+LAST = f"v{ROUNDS}/ppo"
+OBEDIENT = ("sft", "gatt", LAST)  # whose memory of an instruction is measured
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,13 @@ def stages(preset: str, seed: int = 0, begin: str | None = None) -> list[Stage]:
     rewards = ("--reward", Made(f"v{ROUNDS}/reward"), "--safety", Made(f"v{ROUNDS}/safety"))
     found.append(
         Stage(
-            "v5/ppo",
+            LAST,
             ("ppo", "--model", newest, *rewards, "--iterations", str(n.iterations), *n.ppo, *drawn),
         )
     )
     judged: dict[str, str | Made] = {"base": base, "sft": sft, "gatt": gatt, CONTROL: Made(CONTROL)}
     judged |= {f"v{number}/reject": Made(f"v{number}/reject") for number in range(1, ROUNDS + 1)}
-    judged |= {"v5/ppo": Made("v5/ppo")}
+    judged |= {LAST: Made(LAST)}
     for name, model in judged.items():
         asked: tuple[str | Made, ...] = ("--count", str(n.judged), "--turns", "10" if name in OBEDIENT else "0")
         if name != "base":
@@ -120,9 +121,6 @@ def stages(preset: str, seed: int = 0, begin: str | None = None) -> list[Stage]:
 def _checksum(model: str) -> str:
     """Of the weights of a model that is there."""
     return fingerprint(load_initial(model, "cpu")[0])
-
-
-OBEDIENT = ("sft", "gatt", "v5/ppo")  # whose memory of an instruction is measured
 
 
 def one_round(number: int, newest: Made, older: Made, n: Scale, seed: int) -> list[Stage]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minillama.alignment.preferences import RATINGS
+from minillama.pipeline.plan import LAST
 from minillama.pipeline.results import Results
 from minillama.tokenizer.atomic import write_bytes
 
@@ -122,7 +123,7 @@ def _curves(found: Results, out: Path) -> list[str]:
     _ppo(out, ppo)
     drawing = io.StringIO()
     figure.savefig(drawing, format="svg", metadata={"Date": None})
-    return [drawing.getvalue().partition("<svg")[1] + drawing.getvalue().partition("<svg")[2]]
+    return [drawing.getvalue()[drawing.getvalue().index("<svg") :]]  # without the head of an XML file
 
 
 def _stages(found: Results, axes: Axes) -> None:
@@ -140,7 +141,7 @@ def _stages(found: Results, axes: Axes) -> None:
 def _ppo(out: Path, axes: Axes) -> None:
     from minillama.alignment.ppo_log import read_log
 
-    log = read_log(out / "v5/ppo")
+    log = read_log(out / LAST)
     axes.plot(log.training["step"], log.training["score"], color="#0072b2", alpha=0.4, label="score, training")
     axes.plot(log.validation["step"], log.validation["score"], color="#0072b2", marker="o", label="score, held out")
     axes.plot(log.training["step"], log.training["kl"], color="#d55e00", label="KL (nats an answer)")

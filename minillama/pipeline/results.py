@@ -10,7 +10,7 @@ from typing import Any
 from minillama.errors import MinillamaError
 from minillama.evaluation.record import Evaluation, win_rate
 from minillama.evaluation.statistics import Estimate
-from minillama.pipeline.runner import Record
+from minillama.pipeline.runner import RECORD, Record
 from minillama.tokenizer.atomic import write_bytes
 from minillama.training.run_folder import RunFolder
 
@@ -65,7 +65,7 @@ class Results:
 
 def collect(out: Path) -> Results:
     """Of the pipeline in `out`. Raises MinillamaError where it has not been run."""
-    record = Record.load(out / "pipeline.json")
+    record = Record.load(out / RECORD)
     judged = {name: out / name for name in record.stages if name.startswith("judged/")}
     if not judged or not all(path.is_file() for path in judged.values()):
         raise MinillamaError(f"{out}: expected a pipeline that has ended, found none")

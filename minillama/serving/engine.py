@@ -25,6 +25,7 @@ from minillama.backend import to_host
 from minillama.errors import MinillamaError, UsageError
 from minillama.generate import PREFILL, FinishReason, Sampling, TextStream, sample
 from minillama.model import KVCache, Llama
+from minillama.prefix import common
 from minillama.serving.cache import RowCache
 from minillama.tokenizer import Tokenizer
 
@@ -201,9 +202,9 @@ class Engine:
     def _begun(self, prompt: list[int]) -> KVCache:
         """A cache for a prompt, with what an earlier one has in common with it; its last token is always to be read."""
         cache = KVCache(self.model.config, 1, len(prompt), like=self.model.params["norm.weight"])
-        common = [_common(prompt[:-1], known) for known, _ in self._read]
-        if n := max(common, default=0):
-            known = self._read[common.index(n)][1]
+        shared = [common(prompt[:-1], known) for known, _ in self._read]
+        if n := max(shared, default=0):
+            known = self._read[shared.index(n)][1]
             cache.keys[:, :, :, :n], cache.values[:, :, :, :n] = known.keys[:, :, :, :n], known.values[:, :, :, :n]
             cache.used = n
         return cache
@@ -300,11 +301,6 @@ class _Choice:
         logprob, alternatives = (None, ()) if top is None else _logprobs(logits, self.last, top)
         self.job.tell(Token(self._number, self.last, text, logprob, alternatives, reason))
         return reason is not None
-
-
-def _common(a: list[int], b: list[int]) -> int:
-    """How many tokens a and b begin with in common."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _logprobs(logits: np.ndarray, token: int, top: int) -> tuple[float, tuple[tuple[int, float], ...]]:
