@@ -18,12 +18,12 @@ help: ## this list
 
 # What the pipeline has made already it does not make again; stopped, it goes on.
 book: $(READY) ## train the miniature (minutes, once), run and build the book: book/_build/html/index.html
-	@$(BIN)/python -m minillama pipeline --preset mini --out runs/mini --until gatt
+	@$(BIN)/python -m minillama pipeline --preset mini --out runs/mini
 	$(BIN)/jupyter-book build -W --keep-going book
 	@echo "Open book/_build/html/index.html"
 
 test: $(READY) ## all tests that need no other engine (MINILLAMA_DATA=folder adds those on its data)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
 
 mutate: $(READY) ## change every line of the layers and of AdamW in turn and see that a test notices (minutes)
 	$(BIN)/python -m tests.mutation

@@ -16,13 +16,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
-
-import numpy as np
 
 from minillama import bench, book
-from minillama.alignment import ppo_batch, ppo_trainer
-from minillama.cli import app
 from minillama.evaluation.record import Evaluation, win_rate
 from minillama.pipeline.plan import SCALES
 from minillama.training.run_folder import RunFolder
@@ -31,7 +26,8 @@ RESULTS = Path(__file__).parents[1] / "results" / "dpo.json"
 RATES = (None, "1e-4", "3e-4", "1e-3")  # None: what `minillama dpo` takes by itself
 CHOSEN = "3e-4"
 SEEDS = (0, 1, 2)
-PPO = ("--iterations", SCALES["mini"].iterations, *SCALES["mini"].ppo)  # as the pipeline's
+# As the pipeline's, but with the paper's one scale for both reward models.
+PPO = ("--iterations", SCALES["mini"].iterations, *(x for x in SCALES["mini"].ppo if x != "--own-scales"))
 COUNT = 300  # requests of each kind
 
 
@@ -51,34 +47,14 @@ def trained(folder: Path, made: Path) -> dict[str, Path]:
         given = ("--lr", rate) if rate else ()
         minillama("dpo", "--model", made / "gatt", *pairs, *given, "--seed", seed, "--out", models[name])
     rewards = ("--reward", made / "v1/reward", "--safety", made / "v1/safety")
-    for name, given in (("ppo", ()), ("ppo, no warm-up", ("--value-warmup", "0"))):
+    for name, given in (
+        ("ppo", ()),
+        ("ppo, no warm-up", ("--value-warmup", "0")),
+        ("ppo, own scales", ("--own-scales",)),
+    ):
         models[name] = folder / _file_name(name)
         minillama("ppo", "--model", made / "gatt", *rewards, *PPO, *given, "--out", models[name])
-    models["ppo, own scales"] = folder / "ppo-own-scales"
-    with patch.object(ppo_trainer, "combined", OwnScales()):
-        app(
-            ["ppo", *map(str, ("--model", made / "gatt", *rewards, *PPO, "--out", models["ppo, own scales"]))],
-            standalone_mode=False,
-        )
     return models
-
-
-class OwnScales:
-    """`ppo_batch.combined`, but the scores of each kind of prompt, of safety and other, in deviations from the mean of
-    those of the first batch, the initial model's: one reward model's unit is as good as the other's.
-    """
-
-    def __init__(self) -> None:
-        self.known: dict[bool, tuple[float, float]] = {}
-
-    def __call__(self, scores: dict[str, np.ndarray], safety_prompt: np.ndarray) -> np.ndarray:
-        """See `ppo_batch.combined`."""
-        found = ppo_batch.combined(scores, safety_prompt)
-        for tagged in (False, True):
-            some = safety_prompt == tagged
-            mean, deviation = self.known.setdefault(tagged, (float(found[some].mean()), float(found[some].std())))
-            found[some] = (found[some] - mean) / deviation
-        return found
 
 
 def _file_name(name: str) -> str:

@@ -40,10 +40,16 @@ VARIANTS: dict[str, tuple[str, dict[str, Any] | None]] = {
     "no margin": ("helpfulness", {"margin": "none"}),
     "margin small": ("helpfulness", None),
     "margin large": ("helpfulness", {"margin": "large"}),
-    "scalar head alone": ("helpfulness", {"margin": "small", "likelihood": False}),
+    "scalar head alone": ("helpfulness", {"margin": "small", "likelihood": False, "lr": None}),
     "two epochs": ("helpfulness", {"margin": "small", "epochs": 2}),
     "no safety loss": ("safety", {"safety_weight": 0.0}),
     "safety loss": ("safety", None),
+    "safety with likelihood": ("safety", {"safety_weight": 1.0, "likelihood": True}),
+}
+# As the pipeline trains its models.
+USUAL: dict[str, dict[str, Any]] = {
+    "helpfulness": {"likelihood": True, "batch_size": 16, "lr": 1e-4},
+    "safety": {"batch_size": 16},
 }
 FOLDERS = {"helpfulness": "v1/reward", "safety": "v1/safety"}
 
@@ -71,7 +77,7 @@ def trained(folder: Path, out: Path, domain: str, how: dict[str, Any] | None) ->
     if how is None:
         return RunFolder(folder / FOLDERS[domain])
     data = preferences.load([folder / "v1" / f"{domain}.jsonl"])
-    job = reward.job(str(folder / "gatt"), data, **{"likelihood": True, "batch_size": 16, "seed": SEED, **how})
+    job = reward.job(str(folder / "gatt"), data, seed=SEED, **USUAL[domain] | how)
     run = RunFolder(out)
     reward.train_reward_model(job, run, SingleProcess())
     return run

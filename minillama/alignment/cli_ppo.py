@@ -73,6 +73,12 @@ def ppo(
             show_default="0",
         ),
     ] = None,
+    own_scales: Annotated[
+        bool | None,
+        typer.Option(
+            "--own-scales", help="Whiten the scores of the two reward models apart, not together.", show_default="off"
+        ),
+    ] = None,
     beta: Annotated[
         float | None, typer.Option("--beta", metavar="X", help="What a nat of KL costs.", show_default="0.01")
     ] = None,
@@ -152,6 +158,7 @@ def ppo(
         minibatch=minibatch,
         epochs=epochs,
         value_warmup=value_warmup,
+        own_scales=own_scales,
         beta=beta,
         clip=clip,
         lr=lr,

@@ -252,12 +252,15 @@ def combined(scores: dict[str, np.ndarray], safety_prompt: np.ndarray) -> np.nda
     return logit(combine(on_sigmoid_scale["safety"], on_sigmoid_scale["helpfulness"], safety_prompt))
 
 
-def whitened(scores: np.ndarray, finished: np.ndarray) -> np.ndarray:
+def whitened(scores: np.ndarray, finished: np.ndarray, scale: np.ndarray | None = None) -> np.ndarray:
     """R̃_c = WHITEN(LOGIT(R_c)) over the answers that are finished, (B,), and UNFINISHED for the others.
 
-    scores: as `combined` gives them. It takes the whole batch: a part of it would have another mean.
+    scores: as `combined` gives them. scale: (B,) integers, which of several scales each is of; each is whitened by
+    itself. None: all are of one. It takes the whole batch: a part of it would have another mean.
     """
-    return np.where(finished, whiten(scores, finished), UNFINISHED)
+    scale = np.zeros(len(scores), int) if scale is None else scale
+    of_each = [whiten(scores, finished & (scale == each)) for each in np.unique(scale)]  # 0 outside of the mask
+    return np.where(finished, sum(of_each), UNFINISHED)
 
 
 def experience(batch: Batch, scores: np.ndarray, *, beta: float, gamma: float = 1.0, lam: float = 0.95) -> Batch:

@@ -68,7 +68,9 @@ class Recipe:
     iterations. `ppo.recipe` fits them to a model.
 
     batch_size: answers of an iteration. minibatch: of a gradient step. epochs: times that a batch is gone through.
-    value_warmup: iterations at the beginning in which the value model alone learns. beta: what a nat of KL costs.
+    value_warmup: iterations at the beginning in which the value model alone learns. own_scales: whether the scores of
+    safety prompts and those of the others, which come from different models, are whitened each by themselves; the paper
+    whitens all as one. beta: what a nat of KL costs.
     clip: ε of both losses. lr, value_lr: constant. gamma, lam: of the advantages.
     temperature: of sampling, and of every log-probability. kl_limit: stop after an iteration whose mean KL is above.
     patience: stop after so many validations in a row without a better held-out reward. validate_every: iterations.
@@ -80,6 +82,7 @@ class Recipe:
     minibatch: int = 64
     epochs: int = 1
     value_warmup: int = 0
+    own_scales: bool = False
     beta: float = 0.01
     clip: float = 0.2
     lr: float = 1e-6
@@ -143,16 +146,16 @@ class Models:
 class Progress:
     """How far a run is. With the parameters and the optimizers' states, all that it takes to go on.
 
-    step: iterations done. tokens: sampled, with their prompts. seconds: spent in iterations. baseline: mean and
-    deviation of the initial model's scores on held-out prompts, which rewards are counted in. validation, sample: the
-    last ones. best_step, best_reward: of the best validation. waited: validations since then. stopped: why the run
-    ended before its last iteration; empty where it did not.
+    step: iterations done. tokens: sampled, with their prompts. seconds: spent in iterations. baseline: of
+    each scale, mean and deviation of the initial model's scores on held-out prompts, which rewards are counted in.
+    validation, sample: the last ones. best_step, best_reward: of the best validation. waited: validations since then.
+    stopped: why the run ended before its last iteration; empty where it did not.
     """
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    baseline: tuple[float, float] | None = None
+    baseline: list[tuple[float, float]] | None = None
     validation: dict[str, float] = field(default_factory=dict)
     sample: str | None = None
     best_step: int | None = None
@@ -250,10 +253,9 @@ class Trainer:
         batch |= self.passes(batch, rows)
         score = combined(scores, batch["safety"])
         if self.progress.baseline is None:
-            self.progress.baseline = _baseline(score, batch["finished"])
-        batch = experience(
-            batch, whitened(score, batch["finished"]), beta=recipe.beta, gamma=recipe.gamma, lam=recipe.lam
-        )
+            self.progress.baseline = self.baseline(batch, score)
+        white = whitened(score, batch["finished"], self.scale(batch))
+        batch = experience(batch, white, beta=recipe.beta, gamma=recipe.gamma, lam=recipe.lam)
         mask = batch["mask"]
         gap = np.abs(batch["sampled"] - batch["old_logprobs"])
         return batch, {
@@ -295,11 +297,23 @@ class Trainer:
         self.threads.each(work)
         return found
 
+    def scale(self, batch: Batch) -> np.ndarray:
+        """Which scale each answer's score is of, (B,) integers."""
+        return batch["safety"].astype(int) if self.recipe.own_scales else np.zeros(len(batch["safety"]), int)
+
+    def baseline(self, batch: Batch, score: np.ndarray) -> list[tuple[float, float]]:
+        """Of each scale, mean and deviation of the scores of finished answers; 1 where they do not deviate."""
+        found = []
+        for each in range(1 + self.recipe.own_scales):
+            known = score[batch["finished"] & (self.scale(batch) == each)]
+            found.append((float(known.mean()), float(known.std()) or 1.0) if len(known) else (0.0, 1.0))
+        return found
+
     def outcome(self, batch: Batch, score: np.ndarray) -> dict[str, float]:
         """What came of the answers: see `ppo_log`."""
         assert self.progress.baseline is not None
-        mean, scale = self.progress.baseline
-        in_deviations = np.where(batch["finished"], (score - mean) / scale, UNFINISHED)
+        mean, deviation = np.array(self.progress.baseline)[self.scale(batch)].T  # (B, 2) -> (B,), (B,)
+        in_deviations = np.where(batch["finished"], (score - mean) / deviation, UNFINISHED)
         kl = float(kl_k1(batch["old_logprobs"], batch["ref_logprobs"], batch["mask"]).mean())
         return {
             "reward": float(in_deviations.mean()) - self.recipe.beta * kl,
@@ -380,7 +394,7 @@ class Trainer:
         batch |= self.passes(batch, rows, to_learn=False)
         score = combined(self.models.judges.scores(batch, rows, self.threads), batch["safety"])
         if self.progress.baseline is None:
-            self.progress.baseline = _baseline(score, batch["finished"])
+            self.progress.baseline = self.baseline(batch, score)
         self.progress.sample = self.shown(rollouts[0], score[0])
         return self.outcome(batch, score)
 
@@ -519,14 +533,6 @@ def _summary(updates: list[dict[str, float]]) -> dict[str, float]:
         name: _EXTREMES.get(name, lambda x: math.fsum(x) / len(x))([update[name] for update in updates])
         for name in updates[0]
     }
-
-
-def _baseline(score: np.ndarray, finished: np.ndarray) -> tuple[float, float]:
-    """Mean and deviation of the scores of finished answers; the deviation 1 where they do not vary."""
-    known = score[finished]
-    if not len(known):
-        return 0.0, 1.0
-    return float(known.mean()), float(known.std()) or 1.0
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:

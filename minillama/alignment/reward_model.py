@@ -4,10 +4,13 @@ every token does.
 The next-token head is removed (Llama 2, section 3.2.2). In its place stands a single row, `score.weight` (1, C),
 without a bias. On disk it is what transformers calls LlamaForSequenceClassification, with one label.
 
-With the head 'score+likelihood' the next-token head stays, and the mean log-probability of the answer's tokens counts
-too, with a weight that is learned:
+With the head 'score+likelihood' the next-token head stays, and the log-probability of the answer counts too, with a
+weight that is learned:
 
-    r = w · h_T + a · 1/n Σ log p(x_t | x_<t)        over the n tokens of the answer
+    r = w · h_T + a · 1/√n Σ log p(x_t | x_<t)        over the n tokens of the answer
+
+√n is between the sum, for which a long answer is a bad one, and the mean, for which it is a good one: a refusal, all of
+whose tokens but the first are sure, would pass for the likeliest answer to anything.
 
 A large model knows at the end of a text how likely it was. In four layers there is no room to find that out: what comes
 next is only known at the top, where no attention follows that could gather it.
@@ -30,7 +33,7 @@ from minillama.model import Llama
 from minillama.params import Params, accumulate, views
 
 SCORE, LIKELIHOOD = "score.weight", "score.likelihood"
-LIKELIHOOD_WEIGHT = 2.0  # a at the beginning: answers that are half as likely a token score 1.4 less
+LIKELIHOOD_WEIGHT = 0.5  # a at the beginning: sixteen tokens that are half as likely each score 1.4 less
 
 
 class RewardModel(Llama):
@@ -41,7 +44,8 @@ class RewardModel(Llama):
         """A copy of `llama` with a fresh head, N(0, 1/(C + 1)), so its deviation is 1/√(C + 1) (lm-human-preferences);
         the copy of one that is a reward model keeps its head.
 
-        likelihood: whether the likelihood of answers counts too.
+        likelihood: whether the likelihood of answers counts too; then it is all that counts at first, and a fresh head
+        is zero, for numbers drawn at random would drown it.
         """
         kept = llama.config.head == "score+likelihood"
         config = replace(llama.config, head="score+likelihood" if likelihood or kept else "score")
@@ -51,7 +55,13 @@ class RewardModel(Llama):
             if name in llama.params:
                 p[...] = llama.params[name]
             else:
-                p[...] = LIKELIHOOD_WEIGHT if name == LIKELIHOOD else xp.asarray(_fresh(config.dim, seed))
+                p[...] = (
+                    LIKELIHOOD_WEIGHT
+                    if name == LIKELIHOOD
+                    else 0
+                    if likelihood
+                    else xp.asarray(_fresh(config.dim, seed))
+                )
         return cls(config, params)
 
     @classmethod
@@ -141,8 +151,8 @@ class RewardModel(Llama):
         return accumulate(self.backward(dhidden, saved_forward), head_grads)
 
     def _likelihood(self, hidden: Array, tokens: Array, answer: Array) -> tuple[Array, tuple]:
-        """ℓ (B,), the mean log-probability of the tokens (B, T) where `answer` (B, T) is true, and what its backward
-        pass needs.
+        """ℓ (B,), the sum of the log-probabilities of the n tokens (B, T) where `answer` (B, T) is true, over √n, and
+        what its backward pass needs.
         """
         xp = self.xp
         rows, places = (xp.asarray(x) for x in answer.nonzero())  # N tokens
@@ -150,15 +160,15 @@ class RewardModel(Llama):
         predicted = hidden[before]  # (B, T, C) -> (N, C)
         targets = xp.asarray(tokens)[rows, places]
         logprobs, saved_logprobs = layers.token_logprobs(self.logits(predicted), targets)
-        counts = xp.bincount(rows, minlength=len(hidden))
+        roots = xp.sqrt(xp.bincount(rows, minlength=len(hidden))).astype(hidden.dtype)
         sums = xp.zeros(len(hidden), hidden.dtype)
         xp.add.at(sums, rows, logprobs)
-        return sums / counts, (sums / counts, saved_logprobs, predicted, before, counts)
+        return sums / roots, (sums / roots, saved_logprobs, predicted, before, roots)
 
     def _likelihood_backward(self, dlikelihood: Array, saved: tuple, shape: tuple) -> tuple[Array, Params]:
         """dhidden (B, T, C), and the gradient of the next-token head, given that of `_likelihood` (B,)."""
-        _, saved_logprobs, predicted, before, counts = saved
-        dlogprobs = (dlikelihood / counts.astype(dlikelihood.dtype))[before[0]]  # (B,) -> (N,)
+        _, saved_logprobs, predicted, before, roots = saved
+        dlogprobs = (dlikelihood / roots)[before[0]]  # (B,) -> (N,)
         dlogits = layers.token_logprobs_backward(dlogprobs, saved_logprobs, overwrite=True)
         dpredicted, grads = self.logits_backward(dlogits, predicted)
         dhidden = self.xp.zeros(shape, dlikelihood.dtype)

@@ -2,7 +2,8 @@
 
     base → sft → gatt → v1 … v4, each: preferences → two reward models → rejection sampling → v5: the same, then PPO
 
-Every round asks for fresh preferences on answers of the newest two models, trains the reward models on them, going on
+Every round asks for fresh preferences on answers of the newest model and of the first, which still errs in every way
+there is: the newest alone would soon show no unsafe answer to learn from. It trains the reward models on them, going on
 from those of the round before, and samples from the newest model; the pool keeps what earlier rounds have found.
 """
 
@@ -27,7 +28,7 @@ class Scale:
     dialogues: of supervised finetuning. ghosts: dialogues sampled for Ghost Attention; replay: old ones beside them.
     helpful, safety: prompts of a round's preferences, in the first round `first` times as many. asked: prompts of a
     round of rejection sampling, answered `samples` times. iterations: of PPO. judged: requests of each kind that the
-    judge sees answered.
+    judge sees answered. reject, ppo, reward, safe: what else these commands are told; `safe`, of the safety model.
     """
 
     dialogues: int
@@ -43,6 +44,7 @@ class Scale:
     reject: tuple[str, ...] = ()
     ppo: tuple[str, ...] = ()
     reward: tuple[str, ...] = ()
+    safe: tuple[str, ...] = ()
 
 
 SCALES = {
@@ -59,16 +61,35 @@ SCALES = {
         judged=250,
         reject=("--temperature", "0.7", "--temperature", "1", "--lr", "3e-4", "--batch-size", "1"),
         ppo=(
-            *("--lr", "1e-4", "--batch-size", "256", "--minibatch", "64", "--value-warmup", "2"),
+            *("--lr", "1e-4", "--batch-size", "256", "--minibatch", "64", "--value-warmup", "2", "--own-scales"),
             *("--validate-every", "2", "--max-new-tokens", "96"),
         ),
-        reward=("--likelihood", "--batch-size", "16"),
+        reward=("--likelihood", "--batch-size", "16", "--lr", "1e-4"),
+        safe=("--batch-size", "16"),
     ),
     "small": Scale(
-        20_000, 1_000, 6_000, helpful=2_000, safety=1_200, first=2, asked=2_000, samples=16, iterations=200, judged=500
+        20_000,
+        1_000,
+        6_000,
+        helpful=2_000,
+        safety=1_200,
+        first=2,
+        asked=2_000,
+        samples=16,
+        iterations=200,
+        judged=500,
     ),
     "base": Scale(
-        40_000, 2_000, 10_000, helpful=5_000, safety=3_000, first=2, asked=5_000, samples=16, iterations=300, judged=500
+        40_000,
+        2_000,
+        10_000,
+        helpful=5_000,
+        safety=3_000,
+        first=2,
+        asked=5_000,
+        samples=16,
+        iterations=300,
+        judged=500,
     ),
 }
 
@@ -93,10 +114,10 @@ def stages(preset: str, seed: int = 0, begin: str | None = None) -> list[Stage]:
     ]
     if begin is not None:
         del found[0]
-    newest, older = gatt, sft
+    newest = gatt
     for number in range(1, ROUNDS + 1):
-        found += one_round(number, newest, older, n, seed)
-        newest, older = Made(f"v{number}/reject"), newest
+        found += one_round(number, newest, sft, n, seed)
+        newest = Made(f"v{number}/reject")
     rewards = ("--reward", Made(f"v{ROUNDS}/reward"), "--safety", Made(f"v{ROUNDS}/safety"))
     found.append(
         Stage(
@@ -123,7 +144,7 @@ def _checksum(model: str) -> str:
     return fingerprint(load_initial(model, "cpu")[0])
 
 
-def one_round(number: int, newest: Made, older: Made, n: Scale, seed: int) -> list[Stage]:
+def one_round(number: int, newest: Made, first_chat: Made, n: Scale, seed: int) -> list[Stage]:
     """Round V `number`: fresh preferences, both reward models, rejection sampling."""
     here, before = f"v{number}", f"v{number - 1}"
     first: dict[str, Made] = {
@@ -135,7 +156,7 @@ def one_round(number: int, newest: Made, older: Made, n: Scale, seed: int) -> li
         Stage(
             f"{here}/{domain}.jsonl",
             (
-                *("preferences", "--model", newest, "--model", older, "--domain", domain),
+                *("preferences", "--model", newest, "--model", first_chat, "--domain", domain),
                 *("--temperature", "0.7", "--temperature", "1", "--temperature", "1.3"),
                 *("--count", str(times * count), "--held-out", "0.2", *drawn),
             ),
@@ -155,7 +176,7 @@ def one_round(number: int, newest: Made, older: Made, n: Scale, seed: int) -> li
             f"{here}/safety",
             (
                 *("reward", "--model", first["safety"], "--data", pairs["safety"]),
-                *("--safety-loss", "1", *n.reward, *drawn),
+                *("--safety-loss", "1", *n.safe, *drawn),
             ),
         ),
     ]

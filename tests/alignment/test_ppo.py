@@ -533,6 +533,16 @@ def test_both_reward_models_make_the_papers_reward() -> None:
     assert np.abs(combined({"safety": np.array([50.0, -50.0])}, tagged[:2])).max() < 9.3  # finite at the ends
 
 
+def test_scores_of_two_scales_are_whitened_each_by_itself() -> None:
+    """A safety model that speaks in hundreds takes nothing from what helpfulness is worth."""
+    score, finished = np.array([1.0, 500.0, 3.0, 100.0, 900.0, 5.0]), np.array([True, True, True, True, False, True])
+    scale = np.array([0, 1, 0, 1, 1, 0])
+    third = np.sqrt(1.5)
+    expected = [-third, 1, 0, -1, UNFINISHED, third]
+    np.testing.assert_allclose(whitened(score, finished, scale), expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_array_equal(whitened(score, finished, np.zeros(6, int)), whitened(score, finished))
+
+
 def test_an_answer_without_an_end_gets_a_fixed_low_score() -> None:
     """Checklist 5: it is not among those that are whitened."""
     score, finished = np.array([1.0, 100.0, 3.0, -50.0]), np.array([True, False, True, False])

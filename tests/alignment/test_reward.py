@@ -155,6 +155,8 @@ def with_likelihood(dtype: Any = np.float64, tied: bool = True) -> RewardModel:
     llama = Llama.init(replace(TINY, tie_embeddings=tied), seed=1, dtype=np.float64)
     params = {n: p * 10 if p.ndim > 1 else p for n, p in llama.params.items()}
     model = RewardModel.from_llama(Llama(llama.config, params), seed=2, likelihood=True)
+    assert not model.params[SCORE].any() and model.params[LIKELIHOOD] == 0.5  # the likelihood is all that counts
+    model.params[SCORE][...] = RewardModel.from_llama(llama, seed=2).params[SCORE]
     model.params[LIKELIHOOD][...] = 0.7
     return RewardModel(model.config, {name: p.astype(dtype) for name, p in model.params.items()})
 
@@ -163,7 +165,7 @@ FIRST = np.array([2, 1, 8, 1])  # where the answers begin, in texts of 6, 3, 9 a
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_likelihood_is_the_mean_over_the_answer_alone(tied: bool) -> None:
+def test_likelihood_is_of_the_answer_alone(tied: bool) -> None:
     """Against one text after the other, token by token; whatever stands in the padding."""
     model = with_likelihood(tied=tied)
     rows = texts(6, 3, 9, 4)
@@ -179,7 +181,7 @@ def test_likelihood_is_the_mean_over_the_answer_alone(tied: bool) -> None:
                 for t in range(first, len(row))
             ]
             score = plain.rewards(np.array([row]), np.array([len(row) - 1]))[0][0]
-            assert found[i] == pytest.approx(score + 0.7 * np.mean(logprobs), rel=1e-9, abs=1e-9)
+            assert found[i] == pytest.approx(score + 0.7 * np.sum(logprobs) / len(logprobs) ** 0.5, rel=1e-9, abs=1e-9)
 
 
 def plain_names(model: RewardModel) -> list[str]:
@@ -197,13 +199,13 @@ def test_gradients_with_likelihood(tied: bool) -> None:
 
 
 def test_a_bug_in_the_likelihood_is_noticed() -> None:
-    """Rung 4: the sum in the place of the mean, on the way back."""
+    """Rung 4: the plain sum in the place of the sum over √n, on the way back."""
     model = with_likelihood()
     tokens, last = right_padded(texts(6, 3, 9, 4), 9)
 
     def wrong(m: RewardModel, d: np.ndarray, saved: Any) -> Params:
-        *rest, (likelihood, logprobs, predicted, before, counts) = saved
-        return m.rewards_backward(d, (*rest, (likelihood, logprobs, predicted, before, np.ones_like(counts))))
+        *rest, (likelihood, logprobs, predicted, before, roots) = saved
+        return m.rewards_backward(d, (*rest, (likelihood, logprobs, predicted, before, np.ones_like(roots))))
 
     with pytest.raises(AssertionError, match="central differences"):
         _check_gradients(model, lambda m: m.rewards(tokens, last, first=FIRST), wrong)
