@@ -305,6 +305,23 @@ def test_in_the_warm_up_the_value_model_alone_learns() -> None:
         trainer(value_warmup=3, iterations=3)
 
 
+def test_each_scale_has_a_baseline_of_its_own(tmp_path: Path) -> None:
+    """Also after a stop; the initial model's reward is 0 in its own deviations, but for what did not end."""
+    made, progress = run(tmp_path / "own", iterations=2, own_scales=True)
+    assert progress.baseline is not None and len(progress.baseline) == 2
+    batch = as_batch(made.sampled(made.prompts.train, (9,))) | {"finished": np.ones(len(made.prompts.train), bool)}
+    score = np.where(batch["safety"], 100.0, 1.0) * np.arange(1, len(batch["safety"]) + 1)
+    found = made.baseline(batch, score)
+    for tagged, (mean, deviation) in enumerate(found):
+        some = score[batch["safety"] == tagged]
+        assert mean == pytest.approx(some.mean()) and deviation == pytest.approx(some.std())
+    made.progress = ppo_trainer.Progress.from_json(tmp_path, json.loads(json.dumps(asdict(progress))))
+    assert np.isfinite(
+        made.outcome(batch | made.passes(batch, [np.arange(len(score))], to_learn=False), score)["reward"]
+    )
+    assert len(trainer().baseline(batch, score)) == 1
+
+
 # Gradients
 def moved(batch: Batch) -> Batch:
     """The batch as it is after some updates: ratios on both sides of the clip, values too."""
