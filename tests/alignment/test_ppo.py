@@ -306,7 +306,7 @@ def test_in_the_warm_up_the_value_model_alone_learns() -> None:
 
 
 def test_each_scale_has_a_baseline_of_its_own(tmp_path: Path) -> None:
-    """Also after a stop; the initial model's reward is 0 in its own deviations, but for what did not end."""
+    """Also as it is read from a checkpoint."""
     made, progress = run(tmp_path / "own", iterations=2, own_scales=True)
     assert progress.baseline is not None and len(progress.baseline) == 2
     batch = as_batch(made.sampled(made.prompts.train, (9,))) | {"finished": np.ones(len(made.prompts.train), bool)}
