@@ -22,6 +22,8 @@ book: $(READY) ## train the miniature (minutes, once), run and build the book: b
 	$(BIN)/jupyter-book build -W --keep-going book
 	@echo "Open book/_build/html/index.html"
 
+# A process a core, and so one thread of BLAS in each.
+test: export OPENBLAS_NUM_THREADS := 1
 test: $(READY) ## all tests that need no other engine (MINILLAMA_DATA=folder adds those on its data)
 	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
 
