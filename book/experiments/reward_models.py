@@ -61,7 +61,9 @@ def chatter(path: Path) -> Chatter:
 
 
 def fresh_pairs(folder: Path, domain: str) -> list[EncodedPair]:
-    """Pairs as the first round's, on other prompts, of the validation split."""
+    """Pairs of the first round's models on other prompts, of the validation split, at milder temperatures than the
+    round's: `collect.TEMPERATURES`.
+    """
     gatt, sft = chatter(folder / "gatt"), chatter(folder / "sft")
     conversations = list(islice(collect.asked(domain, "validation", OTHER), PROMPTS))
     said = collect._two_answers(collect.variants([gatt, sft]), conversations, OTHER, None)
