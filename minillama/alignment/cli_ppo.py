@@ -60,6 +60,16 @@ def ppo(
         int | None,
         typer.Option("--minibatch", metavar="B", min=1, help="Answers an update.", show_default="64; small: 16"),
     ] = None,
+    answers: Annotated[
+        int | None,
+        typer.Option(
+            "--answers",
+            metavar="K",
+            min=1,
+            help="Answers of an iteration to the same prompt, compared with each other.",
+            show_default="1",
+        ),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option("--epochs", metavar="N", min=1, help="Times to use a batch.", show_default="1")
     ] = None,
@@ -156,6 +166,7 @@ def ppo(
         iterations=iterations,
         batch_size=batch_size,
         minibatch=minibatch,
+        answers=answers,
         epochs=epochs,
         value_warmup=value_warmup,
         own_scales=own_scales,

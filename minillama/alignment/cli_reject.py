@@ -70,6 +70,15 @@ def reject(
         str | None,
         typer.Option("--replay", metavar="SOURCE", help="Dialogues to train on beside: what shall not be forgotten."),
     ] = None,
+    replay_seed: Annotated[
+        int | None,
+        typer.Option(
+            "--replay-seed",
+            metavar="N",
+            help="Of the miniature's replayed dialogues: the finetuning's, for the ones it has seen.",
+            show_default="the seed",
+        ),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", metavar="N", min=1, help="Of an answer.")] = 128,
     template: TemplateOption = None,
     epochs: EpochsOption = None,
@@ -153,7 +162,7 @@ def reject(
 
         source: DialogueSource = GeneratedDialogues(out / "dialogues.jsonl", inputs, records)
         if replay is not None:
-            source = MixedDialogues(source, find_dialogues(replay, seed))
+            source = MixedDialogues(source, find_dialogues(replay, seed if replay_seed is None else replay_seed))
         job = stage.job(
             model,
             source,

@@ -13,6 +13,8 @@ Our reading of what the paper leaves open:
   times the policy's learning rate.
 - With a warm-up (`value_warmup`) the value model learns alone at first. Else what an answer to one kind of prompt earns
   more than another kind is taken for the merit of its words: a small model begins to refuse everything.
+- With several answers to a prompt (`answers`) each is compared with the others, not with what the value model, which
+  a short run has hardly taught, expects of the prompt: gradients of different batches then agree better.
 - γ = 1, λ = 0.95, advantages whitened over the batch, values clipped like the policy (lm-human-preferences).
 - One gradient step a minibatch, and every answer is in one minibatch: one epoch.
 - An answer that does not end within the length gets a fixed low score, `ppo_batch.UNFINISHED`.

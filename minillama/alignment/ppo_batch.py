@@ -95,9 +95,10 @@ def sample(
     ]
 
 
-def as_batch(rollouts: Sequence[Rollout]) -> Batch:
+def as_batch(rollouts: Sequence[Rollout], answers: int = 1) -> Batch:
     """Answers as arrays: "tokens" (B, T) with 0 as padding, "mask" and "sampled" (B, T − 1), the sampler's
-    log-probabilities; "last" (B,), the place of the last token; "finished" and "safety" (B,) bool.
+    log-probabilities; "last" (B,), the place of the last token; "finished" and "safety" (B,) bool; "asked" (B,), the
+    number of its prompt, of which there are so many `answers` side by side.
     """
     B, T = len(rollouts), max(rollout.length for rollout in rollouts)
     batch: Batch = {
@@ -107,6 +108,7 @@ def as_batch(rollouts: Sequence[Rollout]) -> Batch:
         "last": np.array([rollout.length - 1 for rollout in rollouts]),
         "finished": np.array([rollout.finished for rollout in rollouts]),
         "safety": np.array([rollout.prompt.safety for rollout in rollouts]),
+        "asked": np.arange(B) // answers,
     }
     for i, rollout in enumerate(rollouts):
         batch["tokens"][i, : rollout.length] = rollout.prompt.tokens + rollout.tokens
@@ -252,12 +254,19 @@ def combined(scores: dict[str, np.ndarray], safety_prompt: np.ndarray) -> np.nda
     return logit(combine(on_sigmoid_scale["safety"], on_sigmoid_scale["helpfulness"], safety_prompt))
 
 
-def whitened(scores: np.ndarray, finished: np.ndarray, scale: np.ndarray | None = None) -> np.ndarray:
+def whitened(
+    scores: np.ndarray, finished: np.ndarray, scale: np.ndarray | None = None, asked: np.ndarray | None = None
+) -> np.ndarray:
     """R̃_c = WHITEN(LOGIT(R_c)) over the answers that are finished, (B,), and UNFINISHED for the others.
 
     scores: as `combined` gives them. scale: (B,) integers, which of several scales each is of; each is whitened by
-    itself. None: all are of one. It takes the whole batch: a part of it would have another mean.
+    itself. None: all are of one. asked: (B,) integers, which prompt each answers: scores are then counted from the mean
+    of the finished answers to the same one, so that a prompt all of whose answers are good makes none of them more
+    likely. It takes the whole batch: a part of it would have another mean.
     """
+    if asked is not None:
+        total, count = (np.bincount(asked, weights=x) for x in (np.where(finished, scores, 0), finished))
+        scores = scores - (total / np.maximum(count, 1))[asked]
     scale = np.zeros(len(scores), int) if scale is None else scale
     of_each = [whiten(scores, finished & (scale == each)) for each in np.unique(scale)]  # 0 outside of the mask
     return np.where(finished, sum(of_each), UNFINISHED)

@@ -68,6 +68,7 @@ class Recipe:
     iterations. `ppo.recipe` fits them to a model.
 
     batch_size: answers of an iteration. minibatch: of a gradient step. epochs: times that a batch is gone through.
+    answers: to a prompt, whose scores are counted from their mean; with one, as in the paper, from the mean of all.
     value_warmup: iterations at the beginning in which the value model alone learns. own_scales: whether the scores of
     safety prompts and those of the others, which come from different models, are whitened each by themselves; the paper
     whitens all as one. beta: what a nat of KL costs.
@@ -80,6 +81,7 @@ class Recipe:
     iterations: int = 200
     batch_size: int = 512
     minibatch: int = 64
+    answers: int = 1
     epochs: int = 1
     value_warmup: int = 0
     own_scales: bool = False
@@ -97,13 +99,15 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises UsageError for what cannot be."""
-        for name in ("iterations", "batch_size", "minibatch", "epochs", "max_new_tokens", "validate_every"):
+        for name in ("iterations", "batch_size", "minibatch", "answers", "epochs", "max_new_tokens", "validate_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name.replace('_', ' ')} {getattr(self, name)}: expected at least 1")
         if not 0 <= self.value_warmup < self.iterations:
             raise UsageError(f"value warm-up {self.value_warmup}: expected fewer than the {self.iterations} iterations")
         if self.minibatch > self.batch_size:
             raise UsageError(f"minibatch {self.minibatch}: expected at most the batch of {self.batch_size}")
+        if self.batch_size % self.answers:
+            raise UsageError(f"batch size {self.batch_size}: expected a multiple of {self.answers} answers a prompt")
         for name in ("clip", "lr", "value_lr", "temperature"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"{name.replace('_', ' ')} {getattr(self, name)}: expected a positive number")
@@ -216,8 +220,9 @@ class Trainer:
         """One iteration: its record for the log."""
         started = time.perf_counter()
         progress, recipe, step = self.progress, self.recipe, self.progress.step
-        rollouts = self.sampled(self.prompts.batch(step, recipe.batch_size, self.seed), (2, step))
-        batch, measures = self.experience(as_batch(rollouts))
+        prompts = self.prompts.batch(step, recipe.batch_size // recipe.answers, self.seed)
+        rollouts = self.sampled([prompt for prompt in prompts for _ in range(recipe.answers)], (2, step))
+        batch, measures = self.experience(as_batch(rollouts, recipe.answers))
         updates = self.learn(batch)
         seconds, tokens = time.perf_counter() - started, sum(rollout.length for rollout in rollouts)
         progress.step += 1
@@ -254,7 +259,8 @@ class Trainer:
         score = combined(scores, batch["safety"])
         if self.progress.baseline is None:
             self.progress.baseline = self.baseline(batch, score)
-        white = whitened(score, batch["finished"], self.scale(batch))
+        asked = batch["asked"] if recipe.answers > 1 else None
+        white = whitened(score, batch["finished"], self.scale(batch), asked)
         batch = experience(batch, white, beta=recipe.beta, gamma=recipe.gamma, lam=recipe.lam)
         mask = batch["mask"]
         gap = np.abs(batch["sampled"] - batch["old_logprobs"])

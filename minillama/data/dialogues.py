@@ -25,7 +25,8 @@ from minillama.data.sources import check_split, file_sha256, jsonl_records
 from minillama.errors import MinillamaError, UsageError
 from minillama.tokenizer.atomic import write_bytes
 
-MINIATURE = "miniature"
+MINIATURE, HARMLESS = "miniature", "harmless"
+SHORT = 3  # turns of a harmless dialogue, at most
 MINIATURE_DIALOGUES = 7_000  # to train on; 'miniature:N' for another number
 VALIDATION = 0.05  # the share of dialogues that is kept apart, where they do not say themselves
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
@@ -56,7 +57,8 @@ class DialogueSource(Protocol):
 
 
 def find_dialogues(source: str | Path, seed: int = 0) -> DialogueSource:
-    """The dialogues called `source`: a `.jsonl` file (or `.gz` of one), or 'miniature', 'miniature:N'.
+    """The dialogues called `source`: a `.jsonl` file (or `.gz` of one), 'miniature' or 'miniature:N', or 'harmless',
+    'harmless:N': those of the miniature that are short and ask for nothing unsafe.
 
     seed: of the miniature's. Raises MinillamaError where there is no such file, UsageError for an unknown name.
     """
@@ -65,11 +67,12 @@ def find_dialogues(source: str | Path, seed: int = 0) -> DialogueSource:
         return DialogueFile(path)
     if path.is_dir():
         raise UsageError(f"{path}: expected a .jsonl file of dialogues, found a folder")
-    if name.partition(":")[0] == MINIATURE:
+    kind = name.partition(":")[0]
+    if kind in (MINIATURE, HARMLESS):
         count = name.partition(":")[2] or str(MINIATURE_DIALOGUES)
         if not count.isdecimal() or int(count) == 0:
-            raise UsageError(f"{name}: expected {MINIATURE}:N with a number of dialogues N, found {count!r}")
-        return MiniatureDialogues(int(count), seed)
+            raise UsageError(f"{name}: expected {kind}:N with a number of dialogues N, found {count!r}")
+        return MiniatureDialogues(int(count), seed, harmless=kind == HARMLESS)
     if path.suffix or len(path.parts) > 1:
         raise MinillamaError(f"{path}: no such file")
     raise UsageError(f"unknown dialogues {str(source)!r}: expected a .jsonl file or {MINIATURE}")
@@ -96,17 +99,22 @@ class DialogueFile:
 
 
 class MiniatureDialogues:
-    """So many of the miniature's instruction data, and a twentieth more of its validation split."""
+    """So many of the miniature's instruction data, and a twentieth more of its validation split. harmless: only of
+    those that ask for nothing unsafe and have SHORT turns at most.
+    """
 
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed = count, seed
+    def __init__(self, count: int, seed: int, harmless: bool = False) -> None:
+        self.count, self.seed, self.harmless = count, seed, harmless
 
     def examples(self) -> Iterator[ChatExample]:
         """First those to train on."""
         from minillama.miniature.dialogues import instruction_data
 
         for split, count in (("train", self.count), ("validation", max(1, int(VALIDATION * self.count)))):
-            for conversation in islice(instruction_data(split, self.seed), count):  # type: ignore[arg-type]
+            found = instruction_data(split, self.seed)  # type: ignore[arg-type]
+            if self.harmless:
+                found = (c for c in found if c.category is None and len(c.turns) <= SHORT)
+            for conversation in islice(found, count):
                 messages = tuple(conversation.messages("every"))
                 yield ChatExample(messages, (True,) * (len(messages) // 2), split)
 
@@ -115,7 +123,8 @@ class MiniatureDialogues:
         digest = hashlib.sha256()
         for example in self.examples():
             digest.update(json.dumps(example.messages).encode())
-        return {"miniature": self.count, "seed": self.seed, "sha256": digest.hexdigest()}
+        kind = HARMLESS if self.harmless else MINIATURE
+        return {kind: self.count, "seed": self.seed, "sha256": digest.hexdigest()}
 
 
 class GeneratedDialogues:

@@ -305,6 +305,20 @@ def test_in_the_warm_up_the_value_model_alone_learns() -> None:
         trainer(value_warmup=3, iterations=3)
 
 
+def test_several_answers_to_a_prompt_are_asked_for_side_by_side() -> None:
+    """A batch of 8 answers, 4 to each, asks the first two prompts of an iteration; other numbers are refused."""
+    made = trainer(batch_size=8, minibatch=4, answers=4)
+    asked: list[list[EncodedPrompt]] = []
+    sampled = made.sampled
+    made.sampled = lambda prompts, stream: asked.append(prompts) or sampled(prompts, stream)  # type: ignore
+    made.iterate()
+    two = made.prompts.batch(0, 2, made.seed)
+    assert asked[0] == [two[0]] * 4 + [two[1]] * 4
+    assert as_batch(sampled(asked[0], (2, 0)), 4)["asked"].tolist() == [0] * 4 + [1] * 4
+    with pytest.raises(UsageError, match="batch size 8: expected a multiple of 3 answers a prompt"):
+        trainer(batch_size=8, minibatch=4, answers=3)
+
+
 def test_each_scale_has_a_baseline_of_its_own(tmp_path: Path) -> None:
     """Also as it is read from a checkpoint."""
     made, progress = run(tmp_path / "own", iterations=2, own_scales=True)
@@ -558,6 +572,20 @@ def test_scores_of_two_scales_are_whitened_each_by_itself() -> None:
     expected = [-third, 1, 0, -1, UNFINISHED, third]
     np.testing.assert_allclose(whitened(score, finished, scale), expected, rtol=1e-6, atol=1e-9)
     np.testing.assert_array_equal(whitened(score, finished, np.zeros(6, int)), whitened(score, finished))
+
+
+def test_answers_to_a_prompt_are_compared_with_each_other() -> None:
+    """That one prompt scores high whatever is said makes none of its answers more likely."""
+    score, finished = np.array([1.0, 3.0, 2.0, 101.0, 99.0, 500.0]), np.array([True] * 5 + [False])
+    asked = np.array([0, 0, 0, 1, 1, 1])
+    one = np.sqrt(5 / 4)  # −1, 1, 0, 1, −1 have the variance 4/5
+    expected = [-one, one, 0, one, -one, UNFINISHED]
+    np.testing.assert_allclose(whitened(score, finished, asked=asked), expected, rtol=1e-6, atol=1e-9)
+    alone = whitened(score, np.array([False] * 5 + [True]), asked=asked)  # compared with none, it is worth nothing
+    np.testing.assert_array_equal(alone, [UNFINISHED] * 5 + [0])
+    np.testing.assert_array_equal(whitened(score, finished, asked=np.zeros(6, int)), whitened(score, finished))
+    both = whitened(score, finished, np.array([0, 0, 0, 1, 1, 1]), asked)
+    np.testing.assert_allclose(both, [-np.sqrt(1.5), np.sqrt(1.5), 0, 1, -1, UNFINISHED], rtol=1e-6, atol=1e-9)
 
 
 def test_an_answer_without_an_end_gets_a_fixed_low_score() -> None:

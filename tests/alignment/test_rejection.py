@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from itertools import combinations, pairwise
@@ -29,7 +30,7 @@ from minillama.alignment.rejection import (
     tune_temperature,
 )
 from minillama.alignment.scorer import LOWEST
-from minillama.data.dialogues import DialogueFile, write_records
+from minillama.data.dialogues import DialogueFile, find_dialogues, write_records
 from minillama.errors import MinillamaError, UsageError
 from minillama.training import loop
 from tests.alignment.models import CHATTER, Judging, chat_model, problem, prompt, reward_model, run, saying, succeed
@@ -301,6 +302,18 @@ def test_two_rounds(models: tuple[Path, Path], prompts: Path, tmp_path: Path) ->
         in succeed(*second, "--pool", tmp_path / "v1" / "pool.jsonl", "--temperature", 0.9, "--temperature", 1).stderr
     )
     assert "a run of other settings" in problem(*second, "--temperature", 0.9, "--temperature", 1)
+
+
+def test_old_dialogues_beside_what_is_chosen(models: tuple[Path, Path], prompts: Path, tmp_path: Path) -> None:
+    """They are drawn with a seed of their own, which the run's identity holds; they are no part of the pool."""
+    given = required(models, prompts, tmp_path / "v1")
+    said = succeed(*given, "--replay", "harmless:6", "--replay-seed", 7)
+    chosen = list(DialogueFile(tmp_path / "v1" / "dialogues.jsonl").examples())
+    learned = sum(example.split == "train" for example in chosen) + 6
+    assert re.search(rf"dialogues +{learned}\b", said.stdout)
+    settings = json.loads((tmp_path / "v1" / "run.json").read_text())["settings"]
+    assert settings["data"]["1"] == find_dialogues("harmless:6", 7).identity()
+    assert "a run of other settings" in problem(*given, "--replay", "harmless:6", "--replay-seed", 8)
 
 
 def test_a_run_that_is_killed_goes_on(

@@ -167,6 +167,19 @@ def test_the_miniature_by_name() -> None:
     assert isinstance(find_dialogues("Miniature"), MiniatureDialogues)
 
 
+def test_the_harmless_ones_are_those_of_the_same_finetuning() -> None:
+    """The first of the same dialogues, in their order, that are short and ask for nothing unsafe."""
+    source = find_dialogues("harmless:30", seed=3)
+    examples = list(source.examples())
+    assert [example.split for example in examples] == ["train"] * 30 + ["validation"]
+    found = (c for c in instruction_data("train", 3) if c.category is None and len(c.turns) <= 3)
+    for example in examples[:30]:
+        assert list(example.messages) == next(found).messages("every")
+    same = [example.messages for example in find_dialogues("miniature:60", seed=3).examples()]
+    assert all(example.messages in same for example in examples[:30])
+    assert source.identity()["harmless"] == 30 and source.identity()["seed"] == 3
+
+
 def test_the_miniatures_identity_follows_its_dialogues(monkeypatch: pytest.MonkeyPatch) -> None:
     identities = [find_dialogues(f"miniature:{n}", seed).identity() for n, seed in ((20, 0), (20, 1), (21, 0))]
     assert len({json.dumps(identity) for identity in identities}) == 3
@@ -182,6 +195,7 @@ def test_the_miniatures_identity_follows_its_dialogues(monkeypatch: pytest.Monke
         ("miniature:x", UsageError, "miniature:x: expected miniature:N with a number of dialogues N, found 'x'"),
         ("miniature:0", UsageError, "with a number of dialogues N, found '0'"),
         ("miniature:-3", UsageError, "with a number of dialogues N, found '-3'"),
+        ("harmless:x", UsageError, "harmless:x: expected harmless:N with a number of dialogues N, found 'x'"),
         ("alpaca", UsageError, "unknown dialogues 'alpaca': expected a .jsonl file or miniature"),
         ("alpaca.jsonl", MinillamaError, "alpaca.jsonl: no such file"),
         ("no/where", MinillamaError, "no/where: no such file"),
