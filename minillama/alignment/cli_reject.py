@@ -68,7 +68,13 @@ def reject(
     ] = "best",
     replay: Annotated[
         str | None,
-        typer.Option("--replay", metavar="SOURCE", help="Dialogues to train on beside: what shall not be forgotten."),
+        typer.Option(
+            "--replay",
+            metavar="SOURCE",
+            help="Dialogues to train on beside, that they be not forgotten: a .jsonl file, miniature:N, or harmless:N, "
+            "the miniature's short and harmless ones.",
+            show_default=False,
+        ),
     ] = None,
     replay_seed: Annotated[
         int | None,

@@ -75,7 +75,7 @@ def find_dialogues(source: str | Path, seed: int = 0) -> DialogueSource:
         return MiniatureDialogues(int(count), seed, harmless=kind == HARMLESS)
     if path.suffix or len(path.parts) > 1:
         raise MinillamaError(f"{path}: no such file")
-    raise UsageError(f"unknown dialogues {str(source)!r}: expected a .jsonl file or {MINIATURE}")
+    raise UsageError(f"unknown dialogues {str(source)!r}: expected a .jsonl file, {MINIATURE} or {HARMLESS}")
 
 
 class DialogueFile:

@@ -17,7 +17,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 pytestmark = [needs_book, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium found (or set CHROMIUM)")]
 
 DESKTOP, PHONE = (1400, 1000), (390, 844)
-MODES = [(DESKTOP, "light"), (PHONE, "dark")]  # each size and each theme, on every page
+MODES = [(DESKTOP, ("light", "dark")), (PHONE, ("dark", "light"))]  # a page is opened in one theme, then changes
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +81,19 @@ def page_with(selector: str) -> str:
     return found[-1]
 
 
-@pytest.mark.parametrize(("size", "theme"), MODES, ids=[f"{s[0]}-{t}" for s, t in MODES])
+@pytest.mark.parametrize(("size", "themes"), MODES, ids=[f"{s[0]}-{t[0]}" for s, t in MODES])
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_opens_cleanly(visit, page, size, theme):
-    tab = visit(page, size, theme)
-    assert tab.evaluate("document.documentElement.dataset.theme") == theme
+def test_a_page_opens_cleanly(visit, page, size, themes):
+    """In either theme, at either size; who changes the system's theme meanwhile sees the page follow."""
+    tab = visit(page, size, themes[0])
+    check_page(tab, page, themes[0])
+    tab.emulate_media(color_scheme=themes[1])
+    check_page(tab, page, themes[1])
+
+
+def check_page(tab, page: str, theme: str) -> None:
+    """The theme that is asked for, and nothing cut off, unrendered or too wide."""
+    tab.wait_for_function("theme => document.documentElement.dataset.theme === theme", arg=theme)
     assert tab.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
     assert tab.evaluate("document.querySelectorAll('mjx-merror').length") == 0
     written = len(parse(page).find_all(class_="math")) if page in CONTENT else 0

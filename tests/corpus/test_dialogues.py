@@ -196,7 +196,7 @@ def test_the_miniatures_identity_follows_its_dialogues(monkeypatch: pytest.Monke
         ("miniature:0", UsageError, "with a number of dialogues N, found '0'"),
         ("miniature:-3", UsageError, "with a number of dialogues N, found '-3'"),
         ("harmless:x", UsageError, "harmless:x: expected harmless:N with a number of dialogues N, found 'x'"),
-        ("alpaca", UsageError, "unknown dialogues 'alpaca': expected a .jsonl file or miniature"),
+        ("alpaca", UsageError, "unknown dialogues 'alpaca': expected a .jsonl file, miniature or harmless"),
         ("alpaca.jsonl", MinillamaError, "alpaca.jsonl: no such file"),
         ("no/where", MinillamaError, "no/where: no such file"),
     ],
