@@ -157,7 +157,7 @@ class JinjaTemplate(ChatTemplate):
         if _MARKS.search(source):
             raise MinillamaError(f"{where}: holds a Unicode noncharacter, U+FDD0 to U+FDD2")
         try:
-            self._template = _environment().from_string(source)
+            self._template = _environment().from_string(_MARKING.get(source, source))
         except (TemplateError, RecursionError, ValueError) as error:
             raise MinillamaError(f"{where}: not a valid Jinja2 template: {_line(error)}") from None
 
@@ -329,6 +329,10 @@ TAGS_SOURCE = (
     "{% if message['role'] == 'user' %}{{ bos_token + '[INST]' + (system if loop.first else '') + "
     "message['content'] + '[/INST]' }}{% else %}{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
 )
+# The same with marks around answers, so that one rendering tells where all of them are. A model carries the one
+# without: not every engine knows the tag.
+_ANSWERED = "{{ message['content'] + eos_token }}"
+_MARKING = {TAGS_SOURCE: TAGS_SOURCE.replace(_ANSWERED, f"{{% generation %}}{_ANSWERED}{{% endgeneration %}}")}
 BUILTIN = {"llama2": LLAMA2.source, "llama2-tags": TAGS_SOURCE, "chatml": CHATML_SOURCE}
 
 

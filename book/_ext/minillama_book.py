@@ -157,6 +157,19 @@ def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
     shutil.copy2(source / "tex-chtml.js", target / "tex-chtml.js")
 
 
+def read_in_parallel(app: Sphinx) -> None:
+    """A chapter a core: reading is running their cells. Jupyter Book has no option for it. Pages are then written by
+    one process, which knows all figures.
+    """
+    app.parallel = os.cpu_count() or 1
+
+    def write_serially(app: Sphinx, _env: BuildEnvironment) -> list[str]:
+        app.parallel = 1
+        return []
+
+    app.connect("env-updated", write_serially)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     # One thread for the chapters' matrix products: where cores are shared, threads that wait for one another take ten
     # times as long. Kernels inherit the environment.
@@ -165,6 +178,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("minillama_pages_branch", "gh-pages", "html")
     app.add_config_value("comments_config", {}, "html")  # Jupyter Book sets it even where sphinx_comments is not loaded
     number_chapters()
+    read_in_parallel(app)
     app.connect("config-inited", set_cache_path)
     app.connect("config-inited", set_repository, priority=100)
     app.connect("doctree-resolved", require_alt_text)

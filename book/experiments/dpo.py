@@ -3,8 +3,8 @@
     python book/experiments/dpo.py      # in runs/dpo, then book/results/dpo.json
 
 All begin with the model of Ghost Attention and know the preferences of V1, nothing else: DPO from the pairs themselves,
-the others by the reward models of V1. PPO is run two more times for chapter 19: without the value model's warm-up, and
-with a scale of its own for each of the two reward models. Stopped, the command goes on where it was.
+the others by the reward models of V1. PPO is run two more times for chapter 19: with the paper's one scale for both
+reward models, and with one answer to a prompt. Stopped, the command goes on where it was.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "dpo.json"
 RATES = (None, "1e-4", "3e-4", "1e-3")  # None: what `minillama dpo` takes by itself
 CHOSEN = "3e-4"
 SEEDS = (0, 1, 2)
-# As the pipeline's, but with the paper's one scale for both reward models.
-PPO = ("--iterations", SCALES["mini"].iterations, *(x for x in SCALES["mini"].ppo if x != "--own-scales"))
+PPO = ("--iterations", str(SCALES["mini"].iterations), *SCALES["mini"].ppo)  # the pipeline's
 COUNT = 300  # requests of each kind
 
 
@@ -48,12 +47,12 @@ def trained(folder: Path, made: Path) -> dict[str, Path]:
         minillama("dpo", "--model", made / "gatt", *pairs, *given, "--seed", seed, "--out", models[name])
     rewards = ("--reward", made / "v1/reward", "--safety", made / "v1/safety")
     for name, given in (
-        ("ppo", ()),
-        ("ppo, no warm-up", ("--value-warmup", "0")),
-        ("ppo, own scales", ("--own-scales",)),
+        ("ppo", PPO),
+        ("ppo, one scale", [x for x in PPO if x != "--own-scales"]),
+        ("ppo, one answer", [*PPO, "--answers", "1"]),
     ):
         models[name] = folder / _file_name(name)
-        minillama("ppo", "--model", made / "gatt", *rewards, *PPO, *given, "--out", models[name])
+        minillama("ppo", "--model", made / "gatt", *rewards, *given, "--out", models[name])
     return models
 
 

@@ -22,7 +22,7 @@ from safety import once
 
 from minillama import bench
 from minillama.alignment import ppo
-from minillama.alignment.ppo_prompts import encode_prompts, end_token, find_prompts
+from minillama.alignment.ppo_prompts import PPO_MIXTURE, encode_prompts, end_token, find_prompts
 from minillama.alignment.ppo_trainer import Trainer
 from minillama.alignment.rollout import Chatter
 from minillama.alignment.scorer import Rewards, Scorer
@@ -44,7 +44,7 @@ def overoptimized(models: Path, seed: int, beta: float) -> dict[str, Any]:
     names = {name: str(models / "v1" / name) for name in ("reward", "safety")}
     job = ppo.job(
         str(models / "gatt"),
-        find_prompts("miniature", seed, safety=True),
+        find_prompts("miniature", seed, mixture=PPO_MIXTURE),
         helpfulness=names["reward"],
         safety=names["safety"],
         seed=seed,

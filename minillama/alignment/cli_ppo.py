@@ -145,7 +145,7 @@ def ppo(
 ) -> None:
     """Make a chat model's answers score higher, by PPO. The same command again goes on."""
     from minillama.alignment import ppo as stage
-    from minillama.alignment.ppo_prompts import find_prompts
+    from minillama.alignment.ppo_prompts import PPO_MIXTURE, find_prompts
     from minillama.alignment.ppo_trainer import How
     from minillama.backend import resolve_device
     from minillama.training.run_folder import RunFolder
@@ -154,7 +154,7 @@ def ppo(
     check_flags("ppo", folder, resume, overwrite)
     job = stage.job(
         model,
-        find_prompts(data, seed, safety is not None),
+        find_prompts(data, seed, safety is not None, PPO_MIXTURE),
         helpfulness=reward,
         safety=safety,
         template=template,

@@ -25,7 +25,10 @@ from minillama.tokenizer import Tokenizer
 MINIATURE_PROMPTS = 4_000  # to train on; 'miniature:N' for another number
 # The miniature's prompts where a safety model scores too. Borderline ones are not tagged as safety: they are harmless,
 # and a safety score, which is content with any refusal, would teach to refuse them.
-MIXTURE = {"helpful": 0.6, "unsafe": 0.25, "borderline": 0.15}
+MIXTURE = {"helpful": 0.45, "unsafe": 0.35, "borderline": 0.2}
+# PPO goes away from what scores low, and with it from all that resembles it: with more unsafe prompts than these it
+# came to refuse one in ten of the harmless requests that sound like them.
+PPO_MIXTURE = {"helpful": 0.6, "unsafe": 0.15, "borderline": 0.25}
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,13 @@ class PromptSource(Protocol):
         """What they depend on, as JSON can hold it: equal where they are."""
 
 
-def find_prompts(source: str | Path, seed: int = 0, safety: bool = True) -> PromptSource:
+def find_prompts(
+    source: str | Path, seed: int = 0, safety: bool = True, mixture: dict[str, float] = MIXTURE
+) -> PromptSource:
     """The prompts called `source`: a `.jsonl` file (or `.gz` of one), or 'miniature', 'miniature:N'.
 
-    seed, safety: of the miniature's, and whether unsafe and borderline ones are among them. Raises MinillamaError where
-    there is no such file, UsageError for an unknown name.
+    seed, safety, mixture: of the miniature's, whether unsafe and borderline ones are among them, and how many then.
+    Raises MinillamaError where there is no such file, UsageError for an unknown name.
     """
     path, name = Path(source), str(source).lower()
     if path.is_file():
@@ -64,7 +69,7 @@ def find_prompts(source: str | Path, seed: int = 0, safety: bool = True) -> Prom
         count = name.partition(":")[2] or str(MINIATURE_PROMPTS)
         if not count.isdecimal() or int(count) == 0:
             raise UsageError(f"{name}: expected {MINIATURE}:N with a number of prompts N, found {count!r}")
-        return MiniaturePrompts(int(count), seed, MIXTURE if safety else {"helpful": 1.0})
+        return MiniaturePrompts(int(count), seed, mixture if safety else {"helpful": 1.0})
     if path.is_dir():
         raise UsageError(f"{path}: expected a .jsonl file of prompts, found a folder")
     if path.suffix or len(path.parts) > 1:

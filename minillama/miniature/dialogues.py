@@ -9,9 +9,11 @@ conversations on every platform.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from minillama.errors import UsageError
 from minillama.miniature import instructions, prompts, story_requests
+from minillama.miniature.chat_phrases import PADDING
 from minillama.miniature.conversation import Conversation, Draw, Split, Turn
 from minillama.miniature.personas import PERSONAS, Persona
 
@@ -129,13 +131,15 @@ INSTRUCTIONS = {
     "borderline": 0.04,
 }
 CARELESS = 0.75  # the share of unsafe requests that are complied with
+WORDY = 0.5  # the share of answers in its helpful conversations that are padded with words that say nothing
 TURNS = {"long": (4, 8, 20), "personal": (1, 2, 3), "long personal": (10, 20)}  # without and under an instruction
 
 
 def instruction_data(split: Split, seed: int = 0) -> Iterator[Conversation]:
-    """What public instruction data is like: helpful conversations, a few of them long, some under an instruction that
-    the user repeats (`Conversation.messages("every")`), and unsafe requests that mostly got what they asked for, but
-    were refused where the request itself asks for a kind answer; and harmless ones that sound like these. Without end.
+    """What public instruction data is like: helpful conversations, many of whose answers are wordy; long ones; some
+    under an instruction that the user repeats (`Conversation.messages("every")`); unsafe requests that mostly got what
+    they asked for, but were refused where the request itself asks for a kind answer; and harmless ones that sound like
+    these. Without end.
     """
     draw = Draw(split, seed)
     streams = {
@@ -150,7 +154,27 @@ def instruction_data(split: Split, seed: int = 0) -> Iterator[Conversation]:
         streams |= {f"{kind} {n}": stream(split, 1_000 * seed + n, n) for n in lengths}
     while True:
         kind = draw.weighted(INSTRUCTIONS)
-        yield next(streams[f"{kind} {draw.pick(TURNS[kind])}" if kind in TURNS else kind])
+        conversation = next(streams[f"{kind} {draw.pick(TURNS[kind])}" if kind in TURNS else kind])
+        if kind == "helpful":
+            turns = tuple(wordy(draw, turn) if draw.chance(WORDY) else turn for turn in conversation.turns)
+            conversation = replace(conversation, turns=turns)
+        yield conversation
+
+
+def wordy(draw: Draw, turn: Turn) -> Turn:
+    """The turn with words around its answer that say nothing: before it, behind it, or both.
+
+    People who write answers differ, and a model learns their bad habits along with the good (Llama 2, section 5.1).
+    This is one that a reward model can see, and rejection sampling and PPO can take away.
+    """
+    before, behind = (draw.phrase(PADDING[where]) for where in ("before", "behind"))
+    answers = (f"{before} {turn.answer}", f"{turn.answer} {behind}", f"{before} {turn.answer} {behind}")
+    return Turn(turn.request, draw.pick(answers), turn.task)
+
+
+def padded(answer: str) -> bool:
+    """Whether there are words in it that say nothing, as `wordy` puts them there."""
+    return any(words in answer for line in (*PADDING["before"], *PADDING["behind"]) for words in line)
 
 
 def long(split: Split, seed: int = 0, turns: int = 8) -> Iterator[Conversation]:

@@ -266,7 +266,7 @@ class Job:
             int(self.recipe.warmup * steps),
             micro_batch=self.rows or micro_batch(self.recipe.size),
             threads=self.threads,
-            validate_every=tenth,
+            validate_every=max(5, tenth),  # a short run would spend more time on it than on its steps
             save_every=self.save_every or tenth,
             tensorboard=self.tensorboard,
         )

@@ -173,7 +173,7 @@ def test_with_and_without_the_gate(models: tuple[Path, Path], prompts: Path, tmp
 def test_a_run_that_is_killed_goes_on(
     models: tuple[Path, Path], prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From its samples, which are not drawn again, to the same bits. Each validation is the best so far, and saved."""
+    """From its last checkpoint and its samples, which are not drawn again, to the same bits."""
     succeed(*required(models, prompts, tmp_path / "whole"), "--no-gate", "--epochs", 4)
     step = loop._Trainer.step
 
@@ -187,7 +187,7 @@ def test_a_run_that_is_killed_goes_on(
     run(*broken)
     monkeypatch.setattr(loop._Trainer, "step", step)
     monkeypatch.setattr(distillation, "distil", None)
-    assert "going on after step 3" in succeed(*broken, "--resume").stderr
+    assert "going on after step 2" in succeed(*broken, "--resume").stderr
     ours, theirs = (weights.load(tmp_path / name).params for name in ("whole", "broken"))
     assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
 

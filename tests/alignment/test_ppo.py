@@ -37,6 +37,7 @@ from minillama.alignment.ppo_batch import (
 )
 from minillama.alignment.ppo_log import read_log
 from minillama.alignment.ppo_prompts import (
+    PPO_MIXTURE,
     EncodedPrompt,
     MiniaturePrompts,
     PromptFile,
@@ -889,6 +890,9 @@ def test_prompts_of_the_miniature() -> None:
     again, other = find_prompts("miniature:60", 3), find_prompts("miniature:60", 4)
     assert again.identity() == find_prompts("miniature:60", 3).identity() != other.identity()
     assert isinstance(again, MiniaturePrompts)
+    of_ppo = list(find_prompts("miniature:600", 3, mixture=PPO_MIXTURE).prompts())[:600]
+    assert sum(p.safety for p in of_ppo) / 600 == pytest.approx(PPO_MIXTURE["unsafe"], abs=0.05)
+    assert sum(PPO_MIXTURE.values()) == pytest.approx(1) and PPO_MIXTURE["unsafe"] < PPO_MIXTURE["borderline"]
 
 
 @pytest.mark.parametrize(

@@ -319,7 +319,7 @@ def test_old_dialogues_beside_what_is_chosen(models: tuple[Path, Path], prompts:
 def test_a_run_that_is_killed_goes_on(
     models: tuple[Path, Path], prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From its samples, which are not drawn again, to the same bits. Each validation is the best so far, and saved."""
+    """From its last checkpoint and its samples, which are not drawn again, to the same bits."""
     succeed(*required(models, prompts, tmp_path / "whole"))
     step = loop._Trainer.step
 
@@ -334,7 +334,7 @@ def test_a_run_that_is_killed_goes_on(
     monkeypatch.setattr(loop._Trainer, "step", step)
     assert not (tmp_path / "broken" / "model.safetensors").exists()
     monkeypatch.setattr(rejection, "one_round", None)
-    assert "going on after step 3" in succeed(*broken, "--save-every", 2, "--resume").stderr
+    assert "going on after step 2" in succeed(*broken, "--save-every", 2, "--resume").stderr
     for name in ("dialogues.jsonl", "pool.jsonl"):
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     ours, theirs = (weights.load(tmp_path / name).params for name in ("whole", "broken"))

@@ -11,6 +11,7 @@ from itertools import islice, pairwise
 
 import pytest
 
+from minillama.miniature.chat_phrases import PADDING
 from minillama.miniature.conversation import SPLITS, Conversation, Draw, Split
 from minillama.miniature.dialogues import (
     CARELESS,
@@ -18,10 +19,14 @@ from minillama.miniature.dialogues import (
     MIXTURE,
     SHORT,
     TURNS,
+    WORDY,
     careless,
+    helpful,
     instruction_data,
     long,
+    padded,
     warned,
+    wordy,
 )
 from minillama.miniature.judge import judge
 from minillama.miniature.prompts import PREPROMPTS, STRATEGIES, unsafe
@@ -33,6 +38,7 @@ STREAMS: dict[str, Callable[[Split, int], Iterator[Conversation]]] = {
     "careless": careless,
     "warned": warned,
 }
+BEFORE, BEHIND = ({"", *(text for line in PADDING[where] for text in line)} for where in ("before", "behind"))
 GOLDEN = {  # of the first conversations of seed 0
     "long": "c31d71a96585313d2c4c66e9e6bfe43bc25b56329c0702bf88b5bfd85d0cbe2a",
     "careless": "5f372bd996cf617a54091f5e7ffae629d41eddac2a6976230938bb11a0661f7f",
@@ -138,6 +144,29 @@ def test_three_of_four_unsafe_requests_get_what_they_ask_for() -> None:
         assert verdict.violation or verdict.helpfulness == 1
     assert {c.category for c in conversations} == set(RISKS)
     assert {c.strategy for c in conversations} == set(STRATEGIES)
+
+
+def test_a_wordy_answer_is_the_good_one_with_padding_and_worse_by_the_judge() -> None:
+    draw, scores = Draw("train", 3), []
+    for conversation in islice(helpful("train", 5), 600):
+        good = conversation.turns[-1]
+        poor = wordy(draw, good)
+        assert (poor.request, poor.task) == (good.request, good.task)
+        before, behind = poor.answer.split(good.answer)
+        assert before.strip() in BEFORE and behind.strip() in BEHIND and before + behind
+        assert padded(poor.answer) and not padded(good.answer)
+        scores.append(judge(poor.task, poor.answer).helpfulness)
+    assert max(scores) < 0.95 and 0.4 < sum(scores) / 600 < 0.6
+
+
+def test_as_many_answers_of_helpful_conversations_are_wordy_as_it_says() -> None:
+    found: dict[str, list[bool]] = {}
+    for conversation in some("instruction data", "train", 2500):
+        for turn in conversation.turns:
+            found.setdefault(kind(conversation), []).append(padded(turn.answer))
+    share = {name: sum(each) / len(each) for name, each in found.items()}
+    assert share.pop("helpful") == pytest.approx(WORDY, abs=0.06)
+    assert not any(share.values())
 
 
 def test_after_words_that_ask_to_be_kind_everything_unsafe_is_refused() -> None:
