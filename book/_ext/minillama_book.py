@@ -12,6 +12,7 @@ from typing import Any
 
 import nbformat
 from docutils import nodes
+from jupyter_cache import get_cache
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
@@ -162,12 +163,15 @@ def read_in_parallel(app: Sphinx) -> None:
     one process, which knows all figures.
     """
     app.parallel = os.cpu_count() or 1
+    # It does not say that it may run in parallel; it numbers sections when all is read, and here not even that.
+    app.extensions["sphinx_multitoc_numbering"].parallel_read_safe = True
+    get_cache(app.config.nb_execution_cache_path).list_cache_records()  # makes its database, which only one may do
 
-    def write_serially(app: Sphinx, _env: BuildEnvironment) -> list[str]:
-        app.parallel = 1
-        return []
 
-    app.connect("env-updated", write_serially)
+def write_serially(app: Sphinx, _env: BuildEnvironment) -> list[str]:
+    """What comes after `read_in_parallel`."""
+    app.parallel = 1
+    return []
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -178,9 +182,10 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_config_value("minillama_pages_branch", "gh-pages", "html")
     app.add_config_value("comments_config", {}, "html")  # Jupyter Book sets it even where sphinx_comments is not loaded
     number_chapters()
-    read_in_parallel(app)
     app.connect("config-inited", set_cache_path)
     app.connect("config-inited", set_repository, priority=100)
+    app.connect("builder-inited", read_in_parallel)
+    app.connect("env-updated", write_serially)
     app.connect("doctree-resolved", require_alt_text)
     app.connect("doctree-resolved", drop_repeated_ids)
     app.connect("html-page-context", inline_figures)
