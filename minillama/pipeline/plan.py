@@ -9,8 +9,11 @@ from those of the round before, and samples from the newest model; the pool keep
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
+from minillama import miniature
 from minillama.errors import UsageError
 from minillama.pipeline.runner import Made, Stage
 from minillama.training.pretrain import fingerprint, load_initial
@@ -103,9 +106,10 @@ def stages(preset: str, seed: int = 0, begin: str | None = None) -> list[Stage]:
     n = SCALES[preset]
     drawn = ("--seed", str(seed))
     sft, gatt = Made("sft"), Made("gatt")
-    base, checksum = (Made("base"), "") if begin is None else (begin, _checksum(begin))
+    world = _world()  # every stage but these two reads what one of them makes
+    base, checksum = (Made("base"), "") if begin is None else (begin, _checksum(begin) + world)
     found = [
-        Stage("base", ("pretrain", "--preset", preset, "--data", "miniature", *drawn)),
+        Stage("base", ("pretrain", "--preset", preset, "--data", "miniature", *drawn), checksum=world),
         Stage("sft", ("sft", "--model", base, "--data", f"miniature:{n.dialogues}", *drawn), checksum=checksum),
         Stage(
             "gatt",
@@ -142,6 +146,14 @@ def stages(preset: str, seed: int = 0, begin: str | None = None) -> list[Stage]:
 def _checksum(model: str) -> str:
     """Of the weights of a model that is there."""
     return fingerprint(load_initial(model, "cpu")[0])
+
+
+def _world() -> str:
+    """Of the miniature's sources: its texts and dialogues come from code."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(miniature.__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def one_round(number: int, newest: Made, first_chat: Made, n: Scale, seed: int) -> list[Stage]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import typer
 
+from minillama import miniature
 from minillama.errors import MinillamaError, UsageError
 from minillama.pipeline import plan, runner
 from minillama.pipeline.runner import Made, Record, Stage, keys, run
@@ -204,3 +206,20 @@ def test_every_plan_holds_together(preset: str) -> None:
     assert list(one) == list(two) and not set(one.values()) & set(two.values())
     assert json.dumps(one) == json.dumps(keys(plan.stages(preset)))
     assert stages[0].name == "base" and {"v1/random", "v5/ppo", "judged/v5-ppo.json"} <= set(one)
+
+
+@pytest.mark.parametrize("begin", [None, "runs/base"])
+def test_another_miniature_makes_everything_anew(
+    begin: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its dialogues come from code, which no command names: also where the base model comes from outside."""
+    monkeypatch.setattr(plan, "_checksum", lambda model: "weights")
+    world = tmp_path / "miniature"
+    shutil.copytree(Path(miniature.__file__).parent, world, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(miniature, "__file__", str(world / "__init__.py"))
+    before = keys(plan.stages("mini", begin=begin))
+    assert keys(plan.stages("mini", begin=begin)) == before
+    source = world / "dialogues.py"
+    source.write_text(source.read_text().replace("WORDY = 0.5", "WORDY = 0.4"))
+    after = keys(plan.stages("mini", begin=begin))
+    assert list(before) == list(after) and not set(before.values()) & set(after.values())
