@@ -42,7 +42,7 @@ def gatt(
             metavar="SOURCE",
             help="Whose requests are asked: miniature, miniature:N, or a .jsonl file of dialogues of several turns.",
         ),
-    ] = "miniature:200",
+    ] = "miniature:250",
     instructions: Annotated[
         Path | None,
         typer.Option("--instructions", metavar="FILE", help="One a line, for a .jsonl file: what is to be remembered."),
