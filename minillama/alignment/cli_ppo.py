@@ -46,7 +46,7 @@ def ppo(
     ] = None,
     data: Annotated[
         str,
-        typer.Option("--data", metavar="SOURCE", help="A .jsonl file of prompts or dialogues, or miniature."),
+        typer.Option("--data", metavar="SOURCE", help="A .jsonl file of prompts or dialogues, miniature or hh-rlhf."),
     ] = "miniature",
     template: TemplateOption = None,
     iterations: Annotated[

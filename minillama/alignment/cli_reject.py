@@ -47,7 +47,9 @@ def reject(
     ] = None,
     data: Annotated[
         str,
-        typer.Option("--data", metavar="SOURCE", help="A .jsonl file of prompts or dialogues, miniature, miniature:N."),
+        typer.Option(
+            "--data", metavar="SOURCE", help="A .jsonl file of prompts or dialogues, miniature, miniature:N or hh-rlhf."
+        ),
     ] = "miniature:1000",
     samples: Annotated[int, typer.Option("--samples", metavar="K", min=1, help="Answers to each prompt.")] = 8,
     temperature: Annotated[

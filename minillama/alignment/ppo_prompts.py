@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from minillama.chat import ChatTemplate, Message
+from minillama.data.comparisons import PUBLIC_SETS, located
 from minillama.data.dialogues import MINIATURE, VALIDATION, messages_of, split_of
 from minillama.data.sources import check_split, file_sha256, jsonl_records
 from minillama.errors import MinillamaError, UsageError
@@ -57,7 +58,8 @@ class PromptSource(Protocol):
 def find_prompts(
     source: str | Path, seed: int = 0, safety: bool = True, mixture: dict[str, float] = MIXTURE
 ) -> PromptSource:
-    """The prompts called `source`: a `.jsonl` file (or `.gz` of one), or 'miniature', 'miniature:N'.
+    """The prompts called `source`: a `.jsonl` file (or `.gz` of one), 'miniature', 'miniature:N', or the name of a
+    public set of comparisons ('hh-rlhf'), for what was to be answered there.
 
     seed, safety, mixture: of the miniature's, whether unsafe and borderline ones are among them, and how many then.
     Raises MinillamaError where there is no such file, UsageError for an unknown name.
@@ -72,9 +74,12 @@ def find_prompts(
         return MiniaturePrompts(int(count), seed, mixture if safety else {"helpful": 1.0})
     if path.is_dir():
         raise UsageError(f"{path}: expected a .jsonl file of prompts, found a folder")
+    if name in PUBLIC_SETS:
+        return PublicPrompts(name)
     if path.suffix or len(path.parts) > 1:
         raise MinillamaError(f"{path}: no such file")
-    raise UsageError(f"unknown prompts {str(source)!r}: expected a .jsonl file or {MINIATURE}")
+    expected = ", ".join((MINIATURE, *PUBLIC_SETS))
+    raise UsageError(f"unknown prompts {str(source)!r}: expected a .jsonl file or one of {expected}")
 
 
 class PromptFile:
@@ -99,6 +104,23 @@ class PromptFile:
     def identity(self) -> dict[str, Any]:
         """The checksum of the file."""
         return {"name": self.path.name, "sha256": file_sha256(self.path)}
+
+
+class PublicPrompts:
+    """The prompts of a public set of comparisons; those of its safety files are tagged."""
+
+    def __init__(self, name: str) -> None:
+        self.files = [(PromptFile(located(name, file)), split, domain) for file, split, domain in PUBLIC_SETS[name]]
+
+    def prompts(self) -> Iterator[Prompt]:
+        """File after file."""
+        for file, split, domain in self.files:
+            for prompt in file.prompts():
+                yield replace(prompt, safety=domain == "safety", split=split or prompt.split)
+
+    def identity(self) -> dict[str, Any]:
+        """The checksums of the files."""
+        return {str(number): file.identity() for number, (file, _, _) in enumerate(self.files)}
 
 
 class MiniaturePrompts:

@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from minillama import catalog
 from minillama.alignment.ranking import MARGINS
-from minillama.catalog import RemoteFile
 from minillama.chat import ROLES, Message
+from minillama.data.comparisons import PUBLIC_SETS, located
 from minillama.data.dialogues import human_assistant
 from minillama.data.sources import check_split, file_sha256, jsonl_records
 from minillama.errors import MinillamaError, UsageError
@@ -31,43 +29,6 @@ from minillama.weights.writing import replaced_file
 RATINGS = tuple(MARGINS["small"])  # from the clearest to the least
 DOMAINS = ("helpfulness", "safety")
 HELD_OUT = 0.1  # the share of pairs that is not trained on, where they do not say themselves
-
-# The revision of May 2023, the newest there is.
-_HH = "https://huggingface.co/datasets/Anthropic/hh-rlhf/resolve/09be8c5bbc57cb3887f3a9732ad6aa7ec602a1fa"
-# name -> its files, each with the split and the domain of its pairs; split None: decided for each by its hash
-PUBLIC_SETS: dict[str, list[tuple[RemoteFile, str | None, str]]] = {
-    "hh-rlhf": [  # Bai et al., arXiv:2204.05862: its helpful-base, 43,835 and 2,354 pairs, 17 MB
-        (
-            RemoteFile(
-                f"{_HH}/helpful-base/train.jsonl.gz",
-                "518a5bf288456fc9f3b7c980c54116fba0c52f274d3f4d344675d83e4058f6f4",
-                part="hh_helpful_base_train.jsonl.gz",
-            ),
-            "train",
-            "helpfulness",
-        ),
-        (
-            RemoteFile(
-                f"{_HH}/helpful-base/test.jsonl.gz",
-                "8be3fc1a13b27901631696f2be6f184c799f1baeaf145f53ac5db24960adc37b",
-                part="hh_helpful_base_test.jsonl.gz",
-            ),
-            "validation",
-            "helpfulness",
-        ),
-    ],
-    "hh-rlhf-sample": [  # 1,312 pairs of its harmless-base; no file of its own to download
-        (
-            RemoteFile(
-                "",
-                "afa23b66113b2f8de63cf788c66eae3b12291ffa3d8b6a60dbcf5ed29de6f56e",
-                part="hh_harmless_base_sample.jsonl.gz",
-            ),
-            None,
-            "safety",
-        )
-    ],
-}
 
 
 @dataclass(frozen=True)
@@ -163,7 +124,7 @@ def load(sources: Sequence[str | Path]) -> Preferences:
             _read(path, path.name, None, None, found)
         elif name in PUBLIC_SETS:
             for file, split, domain in PUBLIC_SETS[name]:
-                _read(_located(name, file), file.name, split, domain, found)
+                _read(located(name, file), file.name, split, domain, found)
         elif path.suffix or len(path.parts) > 1:
             raise MinillamaError(f"{path}: no such file")
         else:
@@ -232,24 +193,6 @@ def _human_assistant_pair(where: str, record: Mapping[str, Any]) -> Pair | None:
     if not chosen[-1]["content"] or not rejected[-1]["content"]:
         return None
     return Pair(tuple(chosen[:-1]), chosen[-1]["content"], rejected[-1]["content"])
-
-
-def _located(name: str, file: RemoteFile) -> Path:
-    """Where a file of the set `name` lies, downloaded if need be."""
-    data = os.environ.get("MINILLAMA_DATA")
-    for folder in [Path(data), Path(data) / "text"] if data else []:
-        if (folder / file.name).is_file():
-            catalog.check_sha256(folder / file.name, file)
-            return folder / file.name
-    if not file.url:
-        raise MinillamaError(
-            f"{name}: expected {file.name} in the folder that MINILLAMA_DATA names; the whole set is at "
-            f"{_HH}/harmless-base/train.jsonl.gz, to be given as a file"
-        )
-    folder = catalog.cache_folder()
-    if problem := catalog.fetch(file, folder):
-        raise MinillamaError(f"{name}: {problem}; get {file.url} and put it into {folder} as {file.name}")
-    return folder / file.name
 
 
 def _brief(value: Any) -> str:

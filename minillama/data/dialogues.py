@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from minillama.chat import ROLES, Message
+from minillama.data.comparisons import PUBLIC_SETS, located
 from minillama.data.sources import check_split, file_sha256, jsonl_records
 from minillama.errors import MinillamaError, UsageError
 from minillama.tokenizer.atomic import write_bytes
@@ -58,7 +59,8 @@ class DialogueSource(Protocol):
 
 def find_dialogues(source: str | Path, seed: int = 0) -> DialogueSource:
     """The dialogues called `source`: a `.jsonl` file (or `.gz` of one), 'miniature' or 'miniature:N', or 'harmless',
-    'harmless:N': those of the miniature that are short and ask for nothing unsafe.
+    'harmless:N': those of the miniature that are short and ask for nothing unsafe; or, by the name of a public set of
+    comparisons ('hh-rlhf'), the dialogues with the answers that were preferred.
 
     seed: of the miniature's. Raises MinillamaError where there is no such file, UsageError for an unknown name.
     """
@@ -73,23 +75,26 @@ def find_dialogues(source: str | Path, seed: int = 0) -> DialogueSource:
         if not count.isdecimal() or int(count) == 0:
             raise UsageError(f"{name}: expected {kind}:N with a number of dialogues N, found {count!r}")
         return MiniatureDialogues(int(count), seed, harmless=kind == HARMLESS)
+    if name in PUBLIC_SETS:
+        return MixedDialogues(*(DialogueFile(located(name, file), split) for file, split, _ in PUBLIC_SETS[name]))
     if path.suffix or len(path.parts) > 1:
         raise MinillamaError(f"{path}: no such file")
-    raise UsageError(f"unknown dialogues {str(source)!r}: expected a .jsonl file, {MINIATURE} or {HARMLESS}")
+    expected = ", ".join((MINIATURE, HARMLESS, *PUBLIC_SETS))
+    raise UsageError(f"unknown dialogues {str(source)!r}: expected a .jsonl file or one of {expected}")
 
 
 class DialogueFile:
-    """The dialogues of a JSONL file."""
+    """The dialogues of a JSONL file. split: of those that do not say it themselves; None: by their hash."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, split: str | None = None) -> None:
+        self.path, self.split = path, split
 
     def examples(self) -> Iterator[ChatExample]:
         """One a line. Raises MinillamaError with file and line for a line that is none."""
         for where, record in jsonl_records(self.path):
             messages = messages_of(where, record)
             check_split(where, record.get("split"))
-            split = record.get("split") or split_of(messages)
+            split = record.get("split") or self.split or split_of(messages)
             learned = tuple(_weight(where, m) for m in messages if m["role"] == "assistant")
             yield ChatExample(tuple({k: m[k] for k in ("role", "content")} for m in messages), learned, split, where)
 

@@ -43,7 +43,9 @@ def sft(
     data: Annotated[
         str,
         typer.Option(
-            "--data", metavar="SOURCE", help="A .jsonl file of dialogues (messages, Alpaca's, hh-rlhf's), or miniature."
+            "--data",
+            metavar="SOURCE",
+            help="A .jsonl file of dialogues (messages, Alpaca's, hh-rlhf's), miniature or hh-rlhf.",
         ),
     ] = "miniature",
     template: TemplateOption = None,

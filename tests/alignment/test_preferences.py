@@ -12,7 +12,8 @@ import pytest
 
 from minillama import catalog
 from minillama.alignment import preferences
-from minillama.alignment.preferences import PUBLIC_SETS, RATINGS, Pair, Preferences
+from minillama.alignment.preferences import RATINGS, Pair, Preferences
+from minillama.data.comparisons import PUBLIC_SETS
 from minillama.errors import MinillamaError, UsageError
 from tests.data import data_file
 

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from minillama import catalog
+from minillama.alignment.ppo_prompts import find_prompts
+from minillama.data import comparisons
 from minillama.data.dialogues import (
     ChatExample,
     DialogueFile,
@@ -196,7 +199,11 @@ def test_the_miniatures_identity_follows_its_dialogues(monkeypatch: pytest.Monke
         ("miniature:0", UsageError, "with a number of dialogues N, found '0'"),
         ("miniature:-3", UsageError, "with a number of dialogues N, found '-3'"),
         ("harmless:x", UsageError, "harmless:x: expected harmless:N with a number of dialogues N, found 'x'"),
-        ("alpaca", UsageError, "unknown dialogues 'alpaca': expected a .jsonl file, miniature or harmless"),
+        (
+            "alpaca",
+            UsageError,
+            "unknown dialogues 'alpaca': expected a .jsonl file or one of miniature, harmless, hh-rlhf",
+        ),
         ("alpaca.jsonl", MinillamaError, "alpaca.jsonl: no such file"),
         ("no/where", MinillamaError, "no/where: no such file"),
     ],
@@ -259,3 +266,27 @@ def test_records_are_written_as_they_are_read(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(MinillamaError, match="cannot be written"):
         write_records(tmp_path / "file" / "a.jsonl", lines)
+
+
+def test_a_public_set_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its preferred answers as dialogues, and what was to be answered as prompts, each with its file's split."""
+    monkeypatch.setenv("MINILLAMA_DATA", str(tmp_path))
+    monkeypatch.setattr(catalog, "check_sha256", lambda *_: None)
+    for number, (file, _, _) in enumerate(comparisons.PUBLIC_SETS["hh-rlhf"]):
+        asked = {key: text.replace("llama", f"llama {number}") for key, text in HH.items()}
+        (tmp_path / file.name).write_bytes(gzip.compress(json.dumps(asked).encode()))
+    first, second = find_dialogues("HH-RLHF").examples()
+    assert (first.split, second.split) == ("train", "validation")
+    assert [e.messages[-1]["content"] for e in (first, second)] == ["Bye", "Bye"]
+    assert second.messages[0]["content"] == "What is a llama 1?\nTell me."
+    prompts = list(find_prompts("hh-rlhf").prompts())
+    assert [prompt.messages for prompt in prompts] == [e.messages[:-1] for e in (first, second)]
+    assert [(prompt.split, prompt.safety) for prompt in prompts] == [("train", False), ("validation", False)]
+    monkeypatch.setitem(
+        comparisons.PUBLIC_SETS, "hh-rlhf", [(f, s, "safety") for f, s, _ in comparisons.PUBLIC_SETS["hh-rlhf"]]
+    )
+    tagged = find_prompts("hh-rlhf")
+    assert all(prompt.safety for prompt in tagged.prompts())
+    before = tagged.identity()
+    (tmp_path / file.name).write_bytes(gzip.compress(json.dumps(HH).encode()))
+    assert find_prompts("hh-rlhf").identity() != before

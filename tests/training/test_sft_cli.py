@@ -233,7 +233,12 @@ def test_what_was_left_out_is_said(base: Path, tmp_path: Path) -> None:
         ("", (), 1, "nothing to learn: expected dialogues to train on, found none"),
         ('{"messages": [{"role": "user", "content": "x"}]}', (), 1, "found 1 of which no token counts"),
         (None, ("--data", "nowhere.jsonl"), 1, "nowhere.jsonl: no such file"),
-        (None, ("--data", "alpaca"), 2, "unknown dialogues 'alpaca': expected a .jsonl file, miniature or harmless"),
+        (
+            None,
+            ("--data", "alpaca"),
+            2,
+            "unknown dialogues 'alpaca': expected a .jsonl file or one of miniature",
+        ),
         (None, ("--data", "miniature:none"), 2, "with a number of dialogues N, found 'none'"),
         (
             None,
