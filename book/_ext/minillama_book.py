@@ -159,10 +159,10 @@ def copy_mathjax(app: Sphinx, error: Exception | None) -> None:
 
 
 def read_in_parallel(app: Sphinx) -> None:
-    """A chapter a core: reading is running their cells. Jupyter Book has no option for it. Pages are then written by
-    one process, which knows all figures.
+    """Two chapters at once, for reading is running their cells; more would need the memory of more. Jupyter Book has no
+    option for it. Pages are then written by one process, which knows all figures.
     """
-    app.parallel = os.cpu_count() or 1
+    app.parallel = min(2, os.cpu_count() or 1)
     # It does not say that it may run in parallel; it numbers sections when all is read, and here not even that.
     app.extensions["sphinx_multitoc_numbering"].parallel_read_safe = True
     get_cache(app.config.nb_execution_cache_path).list_cache_records()  # makes its database, which only one may do

@@ -27,8 +27,8 @@ MINIATURE_PROMPTS = 4_000  # to train on; 'miniature:N' for another number
 # The miniature's prompts where a safety model scores too. Borderline ones are not tagged as safety: they are harmless,
 # and a safety score, which is content with any refusal, would teach to refuse them.
 MIXTURE = {"helpful": 0.45, "unsafe": 0.35, "borderline": 0.2}
-# PPO goes away from what scores low, and with it from all that resembles it: with more unsafe prompts than these it
-# came to refuse one in ten of the harmless requests that sound like them.
+# PPO goes away from what scores low, and with it from all that resembles it: with a fifth of unsafe prompts, scored on
+# one scale with the others, it came to refuse one in ten of the harmless requests that sound like them.
 PPO_MIXTURE = {"helpful": 0.6, "unsafe": 0.15, "borderline": 0.25}
 
 

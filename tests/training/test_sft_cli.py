@@ -237,7 +237,7 @@ def test_what_was_left_out_is_said(base: Path, tmp_path: Path) -> None:
             None,
             ("--data", "alpaca"),
             2,
-            "unknown dialogues 'alpaca': expected a .jsonl file or one of miniature",
+            "unknown dialogues 'alpaca': expected a .jsonl file or one of miniature, harmless, hh-rlhf",
         ),
         (None, ("--data", "miniature:none"), 2, "with a number of dialogues N, found 'none'"),
         (
